@@ -1,0 +1,42 @@
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+
+.PHONY: help venv dev train test test-slow check smoke clean
+
+help:           ## print this help
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.installed
+
+train: $(VENV)/.installed ## install, and train the quickstart recipe
+	$(BIN)/hfseg train recipes/segformer_quickstart.json --overwrite true
+
+test: $(VENV)/.installed-dev ## install the dev extra, and run the fast tests
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(VENV)/.installed-dev ## run the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.installed-dev ## lint, format, spelling, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/mypy
+
+smoke: $(VENV)/.installed-dev ## train, evaluate and predict in a minute, on drawn data
+	$(BIN)/hfseg train recipes/segformer_quickstart.json --num_images 64 --num_train_epochs 2 --output_dir runs/smoke --overwrite true
+	$(BIN)/hfseg eval runs/smoke/best --output_dir runs/smoke/test
+
+clean:          ## delete the runs
+	rm -rf runs out

@@ -1,0 +1,293 @@
+"""Every option of a run: a recipe (one flat JSON file) sets the defaults, `--key value` overrides them."""
+
+import dataclasses
+import json
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import HfArgumentParser, TrainingArguments
+
+from hfseg.errors import InputError, near_names
+
+# Keys that belong to one run on one machine: a saved recipe runs again without them.
+RUN_ONLY_KEYS = ("output_dir", "overwrite", "resume_from_checkpoint", "hub_token", "local_rank")
+
+
+def option(help: str, default: Any = None) -> Any:
+    """A dataclass field whose help text is the option's one description."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class DataArguments:
+    """What is learned from."""
+
+    dataset: str = option("Name in hfseg.data.DATASETS: pets, folder, synthetic, ...", "folder")
+    data_dir: str | None = option("Folder that holds the data set; unset: it is downloaded where that is possible.")
+    image_size: list[int] | None = option(
+        "Input size of the model: height and width in pixels, or one number for a square. Unset: 512."
+    )
+    validation_fraction: float = option(
+        "Share of the training images held out where there is no validation split.", 0.1
+    )
+    split_seed: int = option("Seed of that split and of max_*_samples, apart from `seed`.", 0)
+    max_train_samples: int | None = option("Train on this many images, drawn at random with split_seed.")
+    max_eval_samples: int | None = option("Validate and test on this many images, drawn at random with split_seed.")
+    num_images: int | None = option("synthetic: number of training images to draw.")
+    classes: list[str] | None = option("folder: class names in the order of their ids.")
+    colors: str | None = option("folder: JSON table of RGB masks, class name -> [r, g, b].")
+    ignore_values: list[int] | None = option("folder: raw mask values that are ignored.")
+    label_map: str | None = option("folder: JSON table, raw mask value -> class id or name.")
+    reduce_zero_label: bool | None = option("Raw value 0 is ignored and the others count from 1 (ADE20K).")
+    image_glob: str | None = option("folder: where images lie, as 'images/{split}/*.jpg'.")
+    mask_glob: str | None = option("folder: where an image's mask lies, as 'masks/{split}/{stem}.png'.")
+    boundary: Literal["class", "ignore"] | None = option("pets: the border is a class of its own, or ignored.")
+    binary: bool | None = option("pets: two classes, the border counted as pet.")
+    scale_jitter: list[float] | None = option("Augmentation: random scale between these two factors, as 0.5 2.0.")
+    crop_size: list[int] | None = option("Augmentation: random crop of this height and width (or one number).")
+    crop_max_class_share: float = option(
+        "No class covers more of a crop than this, where ten tries can avoid it.", 0.75
+    )
+    horizontal_flip: float = option("Augmentation: probability of a mirror image.", 0.0)
+    photometric_distortion: bool = option("Augmentation: random brightness, contrast, saturation and hue.", False)
+
+    def __post_init__(self) -> None:
+        self.image_size = _height_width("image_size", self.image_size)
+        self.crop_size = _height_width("crop_size", self.crop_size)
+        self.label_map = _json_table("label_map", self.label_map)
+        self.colors = _json_table("colors", self.colors)
+        if self.scale_jitter is not None and (len(self.scale_jitter) != 2 or not min(self.scale_jitter) > 0):
+            raise InputError(f"scale_jitter is {self.scale_jitter}; give two factors above 0, as 0.5 2.0.")
+        for name in ("validation_fraction", "horizontal_flip", "crop_max_class_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1.")
+        for name in ("max_train_samples", "max_eval_samples", "num_images"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"{name} is {value}; give a number of images above 0, or leave it out.")
+
+    def loader_options(self) -> dict[str, Any]:
+        """The options that `hfseg.data.load` hands to the data set's loader."""
+        names = [
+            *("data_dir", "validation_fraction", "split_seed", "num_images", "classes", "colors", "ignore_values"),
+            *("label_map", "reduce_zero_label", "image_glob", "mask_glob", "boundary", "binary"),
+        ]
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class ModelArguments:
+    """What is trained, and where its weights start."""
+
+    model: str = option(
+        "segformer-b0 ... -b5, fcn_resnet50, timm/<encoder>, ... (hfseg.models.MODELS), or a checkpoint of "
+        "AutoModelForSemanticSegmentation: a folder or a Hub id.",
+        "segformer-b0",
+    )
+    weights: str = option(
+        "scratch, pretrained, imagenet (torchvision backbones), or a file, folder or Hub id whose encoder is taken.",
+        "pretrained",
+    )
+    freeze: Literal["none", "encoder"] = option("encoder: neither its weights nor its norm statistics move.", "none")
+    aux_loss: bool = option("Add torchvision's auxiliary head and 0.4 times its loss.", False)
+
+
+@dataclass
+class SegTrainingArguments(TrainingArguments):
+    """transformers.TrainingArguments with the defaults of this task, and a few keys that it lacks."""
+
+    num_train_epochs: float = option("Number of epochs.", 30.0)
+    per_device_train_batch_size: int = option("Training batch size of one process.", 16)
+    per_device_eval_batch_size: int = option("Evaluation batch size of one process.", 16)
+    learning_rate: float = option("Peak learning rate.", 6e-5)
+    weight_decay: float = option("Weight decay; none on norms and biases.", 0.01)
+    logging_strategy: str = option("When the training loss and mIoU are logged: steps or epoch.", "epoch")
+    eval_strategy: str = option("When validation runs: no, steps or epoch (see eval_every_epochs).", "epoch")
+    save_strategy: str = option("When a checkpoint to resume from is saved: no, steps or epoch.", "epoch")
+    save_total_limit: int | None = option("Number of such checkpoints that are kept; best/ is apart from them.", 1)
+    # A loss that is not finite must be seen in the log; the filter would also synchronise the device at each step.
+    logging_nan_inf_filter: bool = option("Replace NaN and inf losses in the log by the running mean.", False)
+    amsgrad: bool = option("AdamW's AMSGrad variant.", False)
+    lr_gamma: float | None = option(
+        "Multiply the learning rate by this after each epoch, instead of lr_scheduler_type."
+    )
+    eval_every_epochs: int = option("Validate every so many epochs, and after the last.", 1)
+    eval_resolution: Literal["input", "native"] = option(
+        "Size at which validation in training compares: the model's input size, or each mask's own.", "input"
+    )
+    loss: str = option("Name in hfseg.losses.LOSSES.", "cross_entropy")
+    class_weights: list[str] | None = option(
+        "Loss weights: one number a class, or 'balanced' (median frequency, computed from the training masks)."
+    )
+    sync_batchnorm: bool = option("With several CUDA processes, BatchNorm sees all of them.", True)
+    overwrite: bool = option("Delete an earlier run in output_dir first.", False)
+
+    def __post_init__(self) -> None:
+        # set_transform needs the columns that Trainer would drop, and evaluation sums one matrix a batch.
+        self.remove_unused_columns = False
+        self.batch_eval_metrics = True
+        self.label_names = ["labels"]
+        if self.load_best_model_at_end:
+            raise InputError(
+                "load_best_model_at_end is not used here: the best model is always kept in output_dir/best."
+            )
+        if self.eval_every_epochs < 1:
+            raise InputError(f"eval_every_epochs is {self.eval_every_epochs}; give 1 or more.")
+        if self.lr_gamma is not None and not 0 < self.lr_gamma <= 1:
+            raise InputError(f"lr_gamma is {self.lr_gamma}; give a factor above 0 and up to 1.")
+        super().__post_init__()
+        # One process drives one device; several are started by accelerate, never by torch.nn.DataParallel.
+        self._n_gpu = min(self.n_gpu, 1)
+
+
+class RecipeParser(HfArgumentParser):
+    """HfArgumentParser whose errors are one line, and that takes no abbreviated names."""
+
+    def __init__(self, *dataclass_types: type) -> None:
+        super().__init__(dataclass_types, allow_abbrev=False, add_help=False)
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        message = re.sub(r"^argument --(\w+)(/--[\w-]+)?: ", r"Option \1: ", message)
+        raise InputError(message[0].upper() + message[1:].rstrip(".") + ".")
+
+    def key_names(self) -> list[str]:
+        return [f.name for dtype in self.dataclass_types for f in dataclasses.fields(dtype) if f.init]
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Reads a recipe file: one flat JSON object. Keys that begin with `_` are notes and left out.
+
+    Raises:
+        InputError: no such file, no JSON, or not an object.
+    """
+    path = Path(path)
+    if path.is_dir() and (path / "recipe.json").is_file():
+        path = path / "recipe.json"
+    if not path.is_file():
+        there = sorted(str(p) for p in path.parent.glob("*.json")) if path.parent.is_dir() else []
+        raise InputError(f"There is no recipe {path}.{near_names(str(path), there)}")
+    try:
+        recipe = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}.") from None
+    if not isinstance(recipe, dict):
+        raise InputError(f"{path} holds a {type(recipe).__name__}; a recipe is one JSON object of keys and values.")
+    return {key: value for key, value in recipe.items() if not key.startswith("_")}
+
+
+def parse(
+    argv: Sequence[str],
+    dataclass_types: Sequence[type] = (DataArguments, ModelArguments, SegTrainingArguments),
+    defaults: dict[str, Any] | None = None,
+) -> tuple[Any, ...]:
+    """Parses `[RECIPE.json] [--key value ...]`.
+
+    Args:
+        argv: the command line after the command's name.
+        dataclass_types: the arguments to fill; an option none of them has is an error.
+        defaults: key -> value below the recipe's.
+
+    Returns:
+        One object per dataclass, and last the merged recipe: every key that was given, as flat JSON values, without
+        those that belong to one run (`RUN_ONLY_KEYS`).
+
+    Raises:
+        InputError: unknown or mistyped keys, values of the wrong kind, an unreadable recipe.
+    """
+    parser = RecipeParser(*dataclass_types)
+    if "--help" in argv or "-h" in argv:
+        print(describe_options(dataclass_types))
+        raise SystemExit(0)
+    argv, recipe = list(argv), dict(defaults or {})
+    if argv and not argv[0].startswith("--"):
+        given = read_recipe(argv.pop(0))
+        if "hub_token" in given:
+            raise InputError("hub_token stands in the recipe: log in with `hf auth login` or set HF_TOKEN instead.")
+        recipe.update(given)
+    overrides = _split_options(argv)
+    _check_names([*recipe, *overrides], parser.key_names())
+    merged = {k: v for k, v in {**recipe, **overrides}.items() if v is not None and v != ["none"] and v != ["null"]}
+    namespace, rest = parser.parse_known_args([token for k, v in merged.items() for token in _tokens(k, v)])
+    assert not rest, f"tokens left over: {rest}"
+    objects = []
+    for dtype in parser.dataclass_types:
+        try:
+            objects.append(dtype(**{f.name: getattr(namespace, f.name) for f in dataclasses.fields(dtype) if f.init}))
+        except InputError:
+            raise
+        except ValueError as error:  # TrainingArguments checks its values itself
+            raise InputError(str(error).strip().replace("\n", " ")) from None
+    saved = {k: getattr(namespace, k) for k in merged if k not in RUN_ONLY_KEYS}
+    return (*objects, {k: json.loads(v) if k in ("label_map", "colors") else v for k, v in saved.items()})
+
+
+def describe_options(dataclass_types: Sequence[type]) -> str:
+    """Every option with its default and help; those of transformers' TrainingArguments by name alone."""
+    stock = {f.name for f in dataclasses.fields(TrainingArguments)}
+    lines, names = [], []
+    for dtype in dataclass_types:
+        for f in dataclasses.fields(dtype):
+            if f.name in stock and f.name not in dtype.__dict__.get("__annotations__", {}):
+                names.append(f.name)
+                continue
+            default = "" if f.default is None or f.default is dataclasses.MISSING else f" [{f.default}]"
+            lines.append(f"  --{f.name:28} {f.metadata.get('help', '')}{default}")
+    if names:
+        lines += ["", "and transformers.TrainingArguments' own:"]
+        lines += textwrap.wrap(" ".join(sorted(names)), 110, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join(lines)
+
+
+def _split_options(argv: Sequence[str]) -> dict[str, list[str]]:
+    """['--a', '1', '2', '--b=3'] -> {'a': ['1', '2'], 'b': ['3']}; a flag alone has an empty list."""
+    options: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for token in argv:
+        if token.startswith("--") and len(token) > 2:
+            name, equals, value = token[2:].partition("=")
+            current = options[name.replace("-", "_")] = [value] if equals else []
+        elif current is None:
+            raise InputError(f"{token!r} stands before any --key: give one recipe first, then --key value pairs.")
+        else:
+            current.append(token)
+    return options
+
+
+def _tokens(key: str, value: Any) -> list[str]:
+    """One key of a recipe as command-line tokens."""
+    if isinstance(value, dict):
+        return [f"--{key}={json.dumps(value)}"]
+    if isinstance(value, list):
+        strings = [v if isinstance(v, str) else json.dumps(v) for v in value]
+        return [f"--{key}={strings[0]}"] if len(strings) == 1 else [f"--{key}", *strings]
+    return [f"--{key}={value}"]
+
+
+def _check_names(given: Sequence[str], allowed: list[str]) -> None:
+    negated = [f"no_{name}" for name in allowed]
+    for name in given:
+        if name not in allowed and name not in negated:
+            raise InputError(f"There is no option {name!r}.{near_names(name, allowed)}")
+
+
+def _height_width(name: str, value: Sequence[int] | None) -> Any:
+    if value is None:
+        return None
+    if len(value) not in (1, 2) or min(value) < 1:
+        raise InputError(f"{name} is {list(value)}; give [height, width] or one number, in pixels.")
+    return (value[0], value[-1])
+
+
+def _json_table(name: str, value: str | None) -> Any:
+    if value is None:
+        return None
+    try:
+        table = json.loads(value)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{name} is not valid JSON ({error}): {value!r}.") from None
+    if not isinstance(table, dict):
+        raise InputError(f'{name} is {value!r}; give a JSON object, as {{"7": 0, "8": 255}}.')
+    return table

@@ -1,0 +1,135 @@
+"""What happens around the training steps: the epoch's number, the progress line, the best bundle."""
+
+import logging
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import has_length
+
+from hfseg.bundle import read_metrics, recover_bundle, write_bundle
+from hfseg.card import build_card
+
+logger = logging.getLogger(__name__)
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the transforms which epoch it is, and validates every `eval_every_epochs` and after the last.
+
+    Args:
+        set_epoch: called with the epoch's number, from 0, before its first batch is read.
+    """
+
+    def __init__(self, set_epoch: Callable[[int], None] | None = None) -> None:
+        self.set_epoch = set_epoch
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.set_epoch is not None:
+            self.set_epoch(math.floor((state.epoch or 0) + 1e-6))
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.eval_strategy != "epoch":
+            return
+        epoch, last = round(state.epoch), state.global_step >= state.max_steps
+        control.should_evaluate = last or epoch % args.eval_every_epochs == 0
+
+
+class BestBundleCallback(TrainerCallback):
+    """Writes output_dir/best whenever the validation mIoU improves, and keeps output_dir/trainer_state.json current.
+
+    Args:
+        recipe: the merged recipe, saved with the bundle.
+        facts: what the card says of the data (see `hfseg.card.build_card`).
+    """
+
+    def __init__(self, recipe: dict[str, Any], facts: dict[str, Any] | None = None) -> None:
+        self.recipe, self.facts = recipe, facts or {}
+        self.best = -math.inf
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / "best"
+        if args.should_save:
+            recover_bundle(folder)
+        if state.global_step > 0:  # resumed
+            self.best = read_metrics(folder).get("mean_iou", -math.inf)
+
+    def on_evaluate(
+        self, args: Any, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **kwargs: Any
+    ) -> None:
+        score = metrics.get("eval_mean_iou", math.nan)
+        if not score > self.best:  # also when there is no score
+            return
+        self.best = score
+        if args.should_save:
+            values = {k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_")}
+            values = {"step": state.global_step, "epoch": state.epoch, "split": "validation"} | values
+            values["resolution"] = args.eval_resolution
+            card = build_card(kwargs["model"], self.recipe, values, self.facts)
+            model, processor = kwargs["model"], kwargs["processing_class"]
+            write_bundle(Path(args.output_dir) / "best", model, processor, self.recipe, values, card)
+
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if args.should_save and state.is_world_process_zero:
+            path = Path(args.output_dir) / "trainer_state.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.tmp")
+            state.save_to_json(str(temporary))
+            os.replace(temporary, path)
+
+
+class ProgressCallback(TrainerCallback):
+    """One bar over the optimiser steps with the newest loss and mIoU, and one line an epoch."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+        self.values: dict[str, str] = {}
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, float], **kwargs: Any
+    ) -> None:
+        if self.bar is None:
+            return
+        if "loss" in logs:
+            self.values |= {"loss": f"{logs['loss']:.4f}", "train mIoU": f"{logs['train_mean_iou']:.4f}"}
+        if "eval_mean_iou" in logs:
+            self.values |= {"val loss": f"{logs['eval_loss']:.4f}", "val mIoU": f"{logs['eval_mean_iou']:.4f}"}
+            row = "  ".join(f"{key} {value}" for key, value in self.values.items())
+            self.bar.write(f"epoch {state.epoch:g}/{state.num_train_epochs:g}  {row}")
+        self.bar.set_postfix(self.values)
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+class EvaluationBar(TrainerCallback):
+    """A bar over the evaluation batches, for commands that only evaluate."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+
+    def on_prediction_step(
+        self, args: Any, state: TrainerState, control: TrainerControl, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        if self.bar is None and state.is_world_process_zero and has_length(eval_dataloader):
+            self.bar = tqdm(total=len(eval_dataloader), unit="batch", dynamic_ncols=True)
+        if self.bar is not None:
+            self.bar.update(1)
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

@@ -1,0 +1,42 @@
+"""`hfseg COMMAND ...`: hands over to the command's own main."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "train": ("hfseg.launch", "train a recipe: hfseg train RECIPE.json [--key value ...]"),
+    "eval": ("hfseg.eval", "measure a model: hfseg eval MODEL --dataset NAME [--split test] [--output_dir OUT]"),
+    "predict": ("hfseg.predict", "segment pictures: hfseg predict MODEL FILE|FOLDER ... [--output_dir OUT]"),
+}
+
+
+def usage() -> str:
+    lines = ["usage: hfseg COMMAND ...   (hfseg COMMAND --help: its options)", ""]
+    return "\n".join(lines + [f"  {name:9} {text}" for name, (_, text) in COMMANDS.items()])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        import hfseg
+
+        print(f"hfseg {hfseg.__version__}")
+        return 0
+    if argv[0] not in COMMANDS:
+        from hfseg.errors import near_names
+
+        near = near_names(argv[0], list(COMMANDS))
+        print(f"hfseg: error: there is no command {argv[0]!r}; there are {', '.join(COMMANDS)}.{near}", file=sys.stderr)
+        return 2
+    command = importlib.import_module(COMMANDS[argv[0]][0])
+    from hfseg.logs import show_errors
+
+    return show_errors(command.main, argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

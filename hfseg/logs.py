@@ -1,0 +1,39 @@
+"""What a command prints: our own lines, warnings of the libraries, and a user's mistake as one line."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hfseg.errors import InputError, first_line
+
+
+def show_errors(command: Callable[..., int], argv: Sequence[str] | None = None) -> int:
+    """Runs a command; a user's mistake becomes one line on stderr and exit code 2."""
+    try:
+        return command(argv)
+    except InputError as error:
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(f"hfseg: error: {first_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("hfseg: interrupted", file=sys.stderr)
+        return 130
+
+
+def start_log(args: Any = None) -> None:
+    """Our INFO lines from the main process, everybody's warnings, on stderr."""
+    main = args is None or args.process_index == 0
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    logging.getLogger("hfseg").setLevel(logging.INFO if main else logging.ERROR)
+    # `from_pretrained` and DataLoader say things here that a user of this package can't act on.
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    import datasets
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    datasets.utils.logging.disable_progress_bar()
+    if not main:
+        transformers.utils.logging.set_verbosity_error()

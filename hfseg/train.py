@@ -1,0 +1,183 @@
+"""Trains a recipe and keeps the best model: `accelerate launch hfseg/train.py RECIPE.json [--key value ...]`."""
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import DatasetDict
+from transformers import set_seed
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import ProgressCallback as StockProgressCallback
+
+from hfseg.args import DataArguments, SegTrainingArguments, parse
+from hfseg.bundle import read_bundle
+from hfseg.callbacks import BestBundleCallback, EpochCallback, ProgressCallback
+from hfseg.checkpoints import find_checkpoint, prepare_output_dir, write_json
+from hfseg.data import limit, load
+from hfseg.data.transforms import Augmentation, SegTransform, build_processor, class_pixels, prepare
+from hfseg.errors import InputError
+from hfseg.labels import Labels
+from hfseg.logs import show_errors, start_log
+from hfseg.losses import LOSSES, compute_class_weights
+from hfseg.models import build, normalization
+from hfseg.segmenter import Segmenter, draw_predictions
+from hfseg.trainer import SegTrainer
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SIZE = (512, 512)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    # ---- recipe -> arguments ----
+    argv = list(sys.argv[1:] if argv is None else argv)
+    data_args, model_args, args, recipe = parse(argv)
+    args.output_dir = default_output_dir(argv, args)
+    checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
+    if args.should_save:
+        resumable = checkpoint is not None or args.resume_from_checkpoint is not None
+        prepare_output_dir(args.output_dir, overwrite=args.overwrite, resume=resumable)
+    start_log(args)
+    set_seed(args.seed)
+
+    # ---- data ----
+    dataset, labels = load_data(data_args, args)
+    image_size = data_args.image_size or DEFAULT_SIZE
+    processor = build_processor(image_size, *normalization(model_args.model))
+    augmentation = Augmentation(
+        scale_jitter=data_args.scale_jitter,
+        crop_size=data_args.crop_size,
+        crop_max_class_share=data_args.crop_max_class_share,
+        horizontal_flip=data_args.horizontal_flip,
+        photometric_distortion=data_args.photometric_distortion,
+    )
+    train_transform = SegTransform(labels, processor, train=True, augmentation=augmentation, seed=args.seed)
+    eval_transform = SegTransform(labels, processor, resolution=args.eval_resolution)
+    train_set = prepare(dataset["train"], train_transform)
+    validation_set = prepare(dataset["validation"], eval_transform)
+
+    # ---- model ----
+    model = build(
+        model_args.model,
+        labels,
+        weights=model_args.weights,
+        freeze=model_args.freeze,
+        image_size=data_args.crop_size or image_size,
+        aux_loss=model_args.aux_loss,
+    )
+    weights = class_weights(args.class_weights, labels, prepare(dataset["train"], eval_transform))
+
+    # ---- training ----
+    trainer = SegTrainer(
+        model,
+        args,
+        loss=LOSSES[args.loss],
+        class_weights=weights,
+        train_dataset=train_set,
+        eval_dataset=validation_set,
+        processing_class=processor,
+        callbacks=[
+            EpochCallback(train_transform.set_epoch),
+            BestBundleCallback(recipe, {"num_train": len(train_set), "num_validation": len(validation_set)}),
+            ProgressCallback(),
+        ],
+    )
+    for stock in (StockProgressCallback, PrinterCallback):
+        trainer.remove_callback(stock)
+    sizes = ", ".join(f"{len(part)} {name}" for name, part in dataset.items())
+    logger.info(
+        f"{model_args.model} on {data_args.dataset}: {sizes} images of {image_size[0]} x {image_size[1]} pixels"
+    )
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    logger.info(f"trained in {time.perf_counter() - start:.0f} s on {args.world_size} x {args.device.type}")
+
+    # ---- best model -> test metrics and a picture ----
+    report_best(trainer, dataset, labels, eval_transform)
+    return 0
+
+
+def check(argv: Sequence[str]) -> None:
+    """Everything of a run that can be wrong before a process is started: options, output_dir, the data's layout."""
+    data_args, _, args, _ = parse([*argv, "--use_cpu", "true"])
+    output_dir = default_output_dir(argv, args)
+    checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
+    resume = checkpoint is not None or args.resume_from_checkpoint is not None
+    if not args.overwrite:
+        prepare_output_dir(output_dir, overwrite=False, resume=resume)
+    load_data(data_args, args)
+
+
+def default_output_dir(argv: Sequence[str], args: SegTrainingArguments) -> str:
+    """runs/<the recipe's name> where no output_dir is given."""
+    if args.output_dir not in (None, "trainer_output"):
+        return args.output_dir
+    recipe = Path(argv[0]).stem if argv and not argv[0].startswith("--") else "train"
+    return str(Path("runs") / recipe)
+
+
+def load_data(data_args: DataArguments, args: SegTrainingArguments) -> tuple[DatasetDict, Labels]:
+    """The data set with its limits applied; train and validation are there and not empty."""
+    with args.main_process_first(desc="loading the data set"):
+        dataset, labels = load(data_args.dataset, **data_args.loader_options())
+    limits = {"train": data_args.max_train_samples}
+    parts = {
+        name: limit(part, limits.get(name, data_args.max_eval_samples), data_args.split_seed)
+        for name, part in dataset.items()
+    }
+    for needed in ("train", "validation"):
+        if needed not in parts or len(parts[needed]) == 0:
+            raise InputError(
+                f"The data set {data_args.dataset} has no {needed} images (it has "
+                f"{ {name: len(part) for name, part in parts.items()} }). Add them, or raise validation_fraction."
+            )
+    return DatasetDict(parts), labels
+
+
+def class_weights(given: Sequence[str] | None, labels: Labels, train_set: Any) -> torch.Tensor | None:
+    """(C,) loss weights: None, the numbers given, or 'balanced' from the training masks."""
+    if given is None:
+        return None
+    if list(given) == ["balanced"]:
+        return compute_class_weights(class_pixels(train_set, labels.num_labels))
+    try:
+        weights = torch.tensor([float(value) for value in given])
+    except ValueError:
+        raise InputError(f"class_weights is {list(given)}; give one number a class, or 'balanced'.") from None
+    if len(weights) != labels.num_labels or (weights < 0).any():
+        raise InputError(
+            f"class_weights has {len(weights)} values; give {labels.num_labels} of 0 or more, one for each of "
+            f"{', '.join(labels.names)}."
+        )
+    return weights
+
+
+def report_best(trainer: SegTrainer, dataset: DatasetDict, labels: Labels, transform: SegTransform) -> None:
+    """Tests the best model, draws four predictions, and says where it lies and how to use it."""
+    args = trainer.args
+    best = Path(args.output_dir) / "best"
+    split = "test" if len(dataset.get("test", ())) else "validation"
+    trainer.accelerator.wait_for_everyone()
+    trainer.model.load_state_dict(read_bundle(best).model.state_dict())
+    trainer.remove_callback(BestBundleCallback)
+    metrics = trainer.evaluate(prepare(dataset[split], transform), metric_key_prefix="test")
+    if not args.should_save:
+        return
+    write_json(
+        Path(args.output_dir) / "test_metrics.json",
+        {"split": split, "resolution": args.eval_resolution, **trainer.eval_metric.compute()},
+    )
+    picture = Path(args.output_dir) / "predictions.png"
+    draw_predictions(Segmenter(read_bundle(best)), dataset[split], labels, picture)
+    print(f"\n{split} mIoU {metrics['test_mean_iou']:.4f} of the best model, compared at {args.eval_resolution} size")
+    print(f"predictions  {picture}")
+    print(f"best model   {best}")
+    print(f"use it       hfseg predict {best} photo.jpg --output_dir out")
+
+
+if __name__ == "__main__":
+    sys.exit(show_errors(main))

@@ -1,0 +1,210 @@
+"""SegTrainer: transformers' Trainer with a loss, an evaluation and a reload that are right for segmentation."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import EvalPrediction, PreTrainedModel, Trainer
+
+from hfseg.checkpoints import reload_weights, unwrap
+from hfseg.data.transforms import collate, normalize
+from hfseg.labels import IGNORE_INDEX
+from hfseg.losses import cross_entropy, upsample
+from hfseg.metrics import SegMetric, confusion_matrices, confusion_matrix
+
+logger = logging.getLogger(__name__)
+
+AUXILIARY_WEIGHT = 0.4  # torchvision's reference training for segmentation
+
+
+class SegTrainer(Trainer):
+    """Trains any model that maps `pixel_values` (B, 3, H, W) to `logits` (B, C, h, w).
+
+    The loss is the sum over the valid pixels (label != 255) of all micro-batches and processes, over their number: a
+    batch of 8, two accumulated batches of 4 and two processes with 4 each give the same loss and gradient, up to
+    BatchNorm, which sees one micro-batch. Evaluation turns each image into one (C, C) matrix on its device before
+    anything is gathered, so that images may have any size and memory does not grow with their number.
+
+    Args:
+        model: its `config.id2label` names the classes.
+        args: see `hfseg.args.SegTrainingArguments`; `batch_eval_metrics` and `remove_unused_columns=False` are needed.
+        loss: (logits, labels, weight=, label_smoothing=, num_items=) -> scalar; see `hfseg.losses`.
+        class_weights: (C,) float weights of the loss.
+        kwargs: passed to `transformers.Trainer`; `processing_class`, the image processor, normalises uint8 batches.
+    """
+
+    # The loss is a sum over the pixels of the whole accumulated batch: Trainer must not divide it again.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: Any,
+        *,
+        loss: Callable[..., torch.Tensor] = cross_entropy,
+        class_weights: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.num_labels = model.config.num_labels
+        self.class_names = [model.config.id2label[i] for i in range(self.num_labels)]
+        if args.world_size > 1 and args.device.type == "cuda" and getattr(args, "sync_batchnorm", True):
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        kwargs.setdefault("data_collator", collate)
+        kwargs.setdefault("compute_metrics", self._sum_matrices)
+        super().__init__(model=model, args=args, **kwargs)
+        self.model_accepts_loss_kwargs = True  # older releases read this instead of loss_is_scaled_for_ga
+        self.pixel_loss = loss
+        self.class_weights = None if class_weights is None else class_weights.float().to(args.device)
+        self.train_matrix = torch.zeros(self.num_labels, self.num_labels, dtype=torch.int64, device=args.device)
+        self.eval_metric = SegMetric(self.class_names)  # the last evaluation, for its confusion matrix
+        self._eval_loss = torch.zeros(2, dtype=torch.float64)  # summed pixel loss, valid pixels
+
+    # ---- batches ----
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Moves a batch to the device; uint8 images are normalised there, by the processor's own arithmetic."""
+        inputs = super()._prepare_inputs(inputs)
+        if inputs["pixel_values"].dtype == torch.uint8:
+            inputs["pixel_values"] = normalize(inputs["pixel_values"], self.processing_class)
+        return inputs
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor | None:
+        """Valid pixels of all micro-batches and processes, at least 1 so that a fully ignored batch gives 0."""
+        if not batch_samples or "labels" not in batch_samples[0]:
+            return None
+        count = sum((batch["labels"] != IGNORE_INDEX).sum() for batch in batch_samples)
+        count = torch.as_tensor(count, device=device)
+        if self.args.world_size > 1:
+            count = self.accelerator.reduce(count, "sum")
+        return count.clamp(min=1)
+
+    # ---- loss ----
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Loss of one micro-batch; while training, its predictions are counted for train_mean_iou as well."""
+        labels = inputs["labels"]
+        outputs = model(pixel_values=inputs["pixel_values"])
+        logits = upsample(outputs.logits, labels.shape[-2:])
+        loss = self._loss(logits, labels, num_items_in_batch)
+        if (auxiliary := getattr(outputs, "aux_logits", None)) is not None and model.training:
+            loss = loss + AUXILIARY_WEIGHT * self._loss(auxiliary, labels, num_items_in_batch)
+        if model.training:
+            self.train_matrix += confusion_matrix(logits.detach().argmax(1), labels, self.num_labels)
+            # Each process divides by the pixels of all of them, and DistributedDataParallel takes the mean.
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor:
+        return self.pixel_loss(
+            logits,
+            labels,
+            weight=self.class_weights,
+            label_smoothing=self.args.label_smoothing_factor,
+            num_items=num_items,
+        )
+
+    # ---- evaluation ----
+    @torch.no_grad()
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, torch.Tensor, torch.Tensor]:
+        """One batch as numbers that can be summed.
+
+        Returns:
+            None (the mean of batch losses is not the data set's), (B, C, C) int64 matrices with the truth in rows, and
+            (B, 2) float64: summed pixel loss and number of valid pixels of each image.
+        """
+        inputs = self._prepare_inputs(inputs)
+        logits = model(pixel_values=inputs["pixel_values"]).logits
+        dtype = torch.float32 if logits.device.type == "mps" else torch.float64  # MPS has no float64
+        matrices, sums = [], []
+        for one_logits, one_labels in _by_size(logits, inputs["labels"]):
+            one_logits = upsample(one_logits, one_labels.shape[-2:])
+            matrices.append(confusion_matrices(one_logits.argmax(1), one_labels, self.num_labels))
+            for image_logits, image_labels in zip(one_logits, one_labels):
+                total = self._loss(image_logits[None], image_labels[None], 1)
+                sums.append(torch.stack([total.to(dtype), (image_labels != IGNORE_INDEX).sum().to(dtype)]))
+        return None, torch.cat(matrices), torch.stack(sums)
+
+    def _sum_matrices(self, batch: EvalPrediction, compute_result: bool) -> dict[str, float]:
+        """Adds a gathered batch; after the last one gives the metrics of the whole set."""
+        self.eval_metric.add_matrix(torch.as_tensor(batch.predictions).sum(0).cpu())
+        self._eval_loss += torch.as_tensor(batch.label_ids).double().cpu().sum(0)
+        if not compute_result:
+            return {}
+        result = self.eval_metric.compute()
+        loss, valid = self._eval_loss.tolist()
+        metrics = {"loss": loss / max(valid, 1.0)}
+        metrics |= {key: result[key] for key in ("mean_iou", "mean_accuracy", "pixel_accuracy")}
+        metrics |= {f"iou_{name}": row["iou"] for name, row in result["per_class"].items()}
+        return {key: value for key, value in metrics.items() if value is not None}  # None: the class is nowhere
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self.eval_metric.reset()
+        self._eval_loss.zero_()
+        return super().evaluation_loop(*args, **kwargs)
+
+    # ---- log ----
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds train_mean_iou, over the training batches since the last log, to the entries with a training loss."""
+        if "loss" in logs:
+            metric = SegMetric(self.class_names)
+            metric.add_matrix(self.accelerator.reduce(self.train_matrix, "sum").cpu())
+            self.train_matrix.zero_()
+            logs["train_mean_iou"] = metric.mIoU()
+        super().log(logs, *args, **kwargs)
+
+    # ---- optimiser and schedule ----
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: Any, model: PreTrainedModel | None = None) -> tuple[Any, Any]:
+        optimizer_cls, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if getattr(args, "amsgrad", False):
+            kwargs["amsgrad"] = True
+        return optimizer_cls, kwargs
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """With `lr_gamma`, the learning rate is multiplied by it after each epoch (PyTorch's ExponentialLR)."""
+        gamma = getattr(self.args, "lr_gamma", None)
+        if gamma is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        steps_per_epoch = self.steps_per_epoch
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer or self.optimizer, lambda step: gamma ** (step // steps_per_epoch)
+        )
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
+        values = super().set_initial_training_values(args, dataloader)
+        self.steps_per_epoch = values[1]  # optimiser steps; create_scheduler needs it
+        return values
+
+    # ---- faithful reload ----
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # sharded formats have their own loaders
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        return reload_weights(unwrap(model or self.model), resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._load_best_model()
+        return reload_weights(unwrap(self.model), self.state.best_model_checkpoint)
+
+
+def _by_size(
+    logits: torch.Tensor, labels: torch.Tensor | list[torch.Tensor]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """A batch as (logits, labels) pairs in which all labels have one size: the whole, or image by image."""
+    if isinstance(labels, torch.Tensor):
+        return [(logits, labels)]
+    return [(logits[i : i + 1], one[None]) for i, one in enumerate(labels)]

@@ -1,0 +1,27 @@
+"""Where the real test images lie."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def _test_data(name: str) -> Path:
+    root = os.environ.get("HFSEG_TEST_DATA")
+    if not root:
+        pytest.skip("HFSEG_TEST_DATA is not set: no real images to test with")
+    folder = Path(root).resolve() / name
+    assert folder.is_dir(), f"HFSEG_TEST_DATA is set, but holds no {name}/"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pets_dir() -> Path:
+    """Oxford-IIIT Pet, 600 pairs in the official layout."""
+    return _test_data("pets")
+
+
+@pytest.fixture(scope="session")
+def camvid_dir() -> Path:
+    """CamVid, 367 + 101 pairs in the folder layout."""
+    return _test_data("camvid")
