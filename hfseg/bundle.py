@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
 from transformers.utils import cached_file
 
@@ -63,7 +64,10 @@ def write_bundle(
         for name, value in (("recipe.json", recipe), ("metrics.json", metrics)):
             (new / name).write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         (new / "README.md").write_text(card, encoding="utf-8")
+        mask = os.umask(0)
+        os.umask(mask)
         for path in new.iterdir():
+            path.chmod(0o666 & ~mask)  # safetensors writes files that only their owner may read
             _flush(path)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
@@ -102,7 +106,7 @@ def read_bundle(source: str | Path, *, revision: str | None = None) -> Bundle:
     try:
         model = AutoModelForSemanticSegmentation.from_pretrained(source, revision=revision, dtype=torch.float32)
         processor = AutoImageProcessor.from_pretrained(source, revision=revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{source} can't be loaded as a segmentation model: {reason}") from error
     return Bundle(model.eval(), processor, *(_read_json(source, n, revision) for n in ("recipe.json", "metrics.json")))

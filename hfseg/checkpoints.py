@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
@@ -35,7 +36,7 @@ def reload_weights(model: PreTrainedModel, folder: str | Path) -> None:
     """
     try:
         loaded, info = type(model).from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"The weights in {folder} can't be read: {str(error).splitlines()[0]}") from error
     wrong = {
         k: sorted(map(str, info[k])) for k in ("missing_keys", "unexpected_keys", "mismatched_keys") if info.get(k)

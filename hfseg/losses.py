@@ -1,6 +1,7 @@
 """(logits, labels) -> loss. A loss is a sum over the valid pixels, divided by their number.
 
-Pixels with the label 255 are ignored: they count nowhere and get exactly zero gradient.
+Pixels with the label 255 are ignored: they count nowhere and get exactly zero gradient. Other labels outside 0 .. C-1
+end in a device assert on a GPU: whoever reads masks checks them first (`hfseg.labels.Labels.encode`).
 """
 
 from collections.abc import Callable, Sequence
@@ -34,34 +35,42 @@ def cross_entropy(
         weight: (C,) float, multiplies the loss of each class's pixels. The sum is divided by the number of pixels, not
             by the sum of their weights as torch's mean is: only then do the parts of a split batch add up.
         label_smoothing: share of the target spread over all classes, as torch defines it.
-        num_items: number of valid pixels to divide by; unset: those of this batch.
+        num_items: number of valid pixels to divide by, that of the whole accumulated batch of all processes; unset:
+            those of this batch.
 
     Returns:
         Scalar float32; 0 with zero gradients where no pixel is valid.
     """
-    logits = upsample(logits, labels.shape[-2:]).float()
+    logits = upsample(logits.float(), labels.shape[-2:])
     labels = labels.long()
+    if weight is not None:
+        weight = weight.to(logits)
     total = F.cross_entropy(
         logits, labels, weight, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing
     )
     if num_items is None:
-        num_items = (labels != IGNORE_INDEX).sum().clamp(min=1)
-    return total / num_items
+        num_items = (labels != IGNORE_INDEX).sum()
+    return total / torch.as_tensor(num_items).clamp(min=1)
 
 
 def compute_class_weights(pixel_counts: torch.Tensor) -> torch.Tensor:
-    """Median frequency balancing (Eigen & Fergus 2015, section 6.3.2) from the pixels of each class.
+    """Median frequency balancing: the median class frequency over each class's own.
+
+    Eigen & Fergus 2015 (arXiv:1411.4734, section 6.3.2), with one difference: a class's frequency is its share of all
+    pixels, not of those in the images that show it.
 
     Args:
         pixel_counts: (C,) integer.
 
     Returns:
-        (C,) float32: median class frequency over the class's own; 0 for a class without a pixel.
+        (C,) float32; 0 for a class without a pixel, which the median does not count either.
     """
     counts = pixel_counts.double()
     seen = counts > 0
-    median = counts[seen].median() if seen.any() else counts.new_tensor(0.0)
-    return torch.where(seen, median / counts.clamp(min=1), 0.0).float()
+    if not seen.any():
+        return torch.zeros_like(counts, dtype=torch.float32)
+    # quantile, since torch's median of an even number of values is the lower of the middle two.
+    return torch.where(seen, counts[seen].quantile(0.5) / counts.clamp(min=1), 0.0).float()
 
 
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {"cross_entropy": cross_entropy}

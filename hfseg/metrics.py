@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from hfseg.errors import InputError
+from hfseg.labels import Labels
+
 Array = torch.Tensor | np.ndarray
 
 
@@ -18,54 +21,87 @@ def confusion_matrices(pred: torch.Tensor, labels: torch.Tensor, num_labels: int
     """One matrix an image.
 
     Args:
-        pred: (B, H, W) integer class ids below `num_labels`.
-        labels: (B, H, W) integer; counted where 0 <= label < num_labels.
+        pred: (B, H, W) integer class ids.
+        labels: (B, H, W) integer; a pixel counts where 0 <= label < num_labels.
         num_labels: number of classes C.
 
     Returns:
         (B, C, C) int64 on the same device: rows are the truth, columns the prediction.
+
+    Raises:
+        InputError: a counted pixel's prediction is outside 0 .. C-1.
     """
     assert pred.shape == labels.shape, f"prediction {tuple(pred.shape)} against labels {tuple(labels.shape)}"
-    labels = labels.long()
-    valid = (labels >= 0) & (labels < num_labels)
+    pred, labels = pred.long(), labels.long()
     image = torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
-    cell = (image * num_labels + labels) * num_labels + pred.long()
-    # Ignored pixels go to a last cell that is cut off: masking would make the device wait for their number.
+    cell = (image * num_labels + labels) * num_labels + pred
+    # Two more cells, cut off below, take what has no place in a matrix: ignored pixels and impossible predictions.
     size = len(labels) * num_labels**2
-    cell = torch.where(valid, cell, size)
-    return torch.bincount(cell.flatten(), minlength=size + 1)[:size].view(-1, num_labels, num_labels)
+    cell = torch.where((pred >= 0) & (pred < num_labels), cell, size + 1)
+    cell = torch.where((labels >= 0) & (labels < num_labels), cell, size)
+    counts = torch.bincount(cell.flatten(), minlength=size + 2)
+    # On a GPU bincount has waited for the device already (it reads the largest cell), so this look is free.
+    if outside := counts[size + 1].item():
+        raise InputError(
+            f"{outside} predictions are no class id; allowed are 0 to {num_labels - 1}. Compare with a model of the "
+            f"same {num_labels} classes."
+        )
+    return counts[:size].view(-1, num_labels, num_labels)
 
 
 def confusion_matrix(pred: torch.Tensor, labels: torch.Tensor, num_labels: int) -> torch.Tensor:
-    """(C, C) int64 over all pixels; see `confusion_matrices`."""
+    """(C, C) int64 over all pixels of maps of any shape; see `confusion_matrices`."""
+    assert pred.shape == labels.shape, f"prediction {tuple(pred.shape)} against labels {tuple(labels.shape)}"
     return confusion_matrices(pred.reshape(1, 1, -1), labels.reshape(1, 1, -1), num_labels)[0]
 
 
 class SegMetric:
     """Adds up predictions, and gives IoU and accuracies of all of them.
 
+    `matrix`, (C, C) int64 with the truth in rows, is the whole state: processes may sum theirs.
+
     Args:
-        labels: class names, or their number.
+        labels: the classes, their names, or their number.
+        device: where the matrix is kept; unset: where the predictions are.
     """
 
-    def __init__(self, labels: Sequence[str] | int) -> None:
+    def __init__(self, labels: Labels | Sequence[str] | int, device: torch.device | str | None = None) -> None:
+        if isinstance(labels, Labels):
+            labels = labels.names
         self.names = [str(i) for i in range(labels)] if isinstance(labels, int) else list(labels)
+        self.device = device
         self.reset()
 
     def reset(self) -> None:
         """Forgets everything."""
-        self.matrix = torch.zeros(len(self.names), len(self.names), dtype=torch.int64)
+        self.matrix = torch.zeros(len(self.names), len(self.names), dtype=torch.int64, device=self.device)
 
     def update(self, pred: Array, labels: Array) -> None:
-        """Adds maps of class ids, (..., H, W) integer each; see `confusion_matrices`."""
-        self.add_matrix(confusion_matrix(torch.as_tensor(pred), torch.as_tensor(labels), len(self.names)))
+        """Adds maps of class ids.
+
+        Args:
+            pred: (..., H, W) integer class ids.
+            labels: integer of the same shape; a pixel counts where 0 <= label < C.
+
+        Raises:
+            InputError: the shapes differ, the values are no integers, or a prediction is outside 0 .. C-1.
+        """
+        pred, labels = torch.as_tensor(pred), torch.as_tensor(labels)
+        if pred.shape != labels.shape or pred.is_floating_point() or labels.is_floating_point():
+            raise InputError(
+                f"Predictions are {tuple(pred.shape)} {pred.dtype}, labels {tuple(labels.shape)} {labels.dtype}; "
+                "give class ids as integers of one shape (of logits: logits.argmax(1))."
+            )
+        self.add_matrix(confusion_matrix(pred, labels.to(pred.device), len(self.names)))
 
     def add_matrix(self, matrix: torch.Tensor) -> None:
-        """Adds a (C, C) int64 matrix."""
-        self.matrix = self.matrix.to(matrix.device) + matrix
+        """Adds a (C, C) int64 matrix, the truth in rows."""
+        assert matrix.shape == self.matrix.shape, f"{tuple(matrix.shape)} against {tuple(self.matrix.shape)}"
+        device = self.device or matrix.device
+        self.matrix = self.matrix.to(device) + matrix.to(device)
 
     def mIoU(self) -> float:
-        """Mean IoU; NaN when no class was seen."""
+        """Mean IoU in 0 .. 1; NaN when no valid pixel was seen."""
         value = self.compute()["mean_iou"]
         return math.nan if value is None else value
 
@@ -73,8 +109,9 @@ class SegMetric:
         """All figures, ready for JSON: what is undefined is None.
 
         Returns:
-            mean_iou, mean_accuracy (over the classes in the truth), pixel_accuracy, per_class {name: {iou, accuracy,
-            pixels}}, confusion_matrix (rows truth, columns prediction).
+            mean_iou (over the classes in the truth or predicted), mean_accuracy (over the classes in the truth),
+            pixel_accuracy, per_class {name: {iou, accuracy, pixels of the truth}}, and confusion_matrix (rows truth,
+            columns prediction).
         """
         matrix = self.matrix.cpu().double()
         hits, truth, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
@@ -97,4 +134,4 @@ def _or_none(value: float) -> float | None:
 
 def _mean(values: Sequence[float]) -> float | None:
     known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else None
+    return math.fsum(known) / len(known) if known else None

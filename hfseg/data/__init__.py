@@ -1,12 +1,21 @@
 from hfseg.data import pets
 from hfseg.errors import InputError
 import numpy as np
+
 DATASETS = {"pets": pets.load}
+
+
 def load(name, **options):
     return DATASETS[name](**{k: v for k, v in options.items() if v is not None})
+
+
 def find_split(dataset, split):
-    if split not in dataset: raise InputError(f"no split {split}: {list(dataset)}")
+    if split not in dataset:
+        raise InputError(f"no split {split}: {list(dataset)}")
     return dataset[split]
+
+
 def limit(dataset, n, seed):
-    if n is None or n >= len(dataset): return dataset
+    if n is None or n >= len(dataset):
+        return dataset
     return dataset.select(sorted(np.random.default_rng(seed).permutation(len(dataset))[:n].tolist()))

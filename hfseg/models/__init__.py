@@ -1,5 +1,101 @@
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
-def normalization(name): return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-def build(name, labels, *, weights="scratch", freeze="none", image_size=None, aux_loss=False):
-    c = SegformerConfig(id2label=labels.id2label, label2id=labels.label2id, palette=[list(c) for c in labels.palette])
-    return SegformerForSemanticSegmentation(c)
+"""Models by name. Importing this registers our own classes with transformers' Auto classes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedModel
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from hfseg.errors import InputError, near_names
+from hfseg.labels import Labels
+from hfseg.models import segformer
+from hfseg.models.builders import build_timm, build_torchvision
+from hfseg.models.encoder import freeze_encoder
+from hfseg.models.timm_seg import TimmForSemanticSegmentation, TimmSegConfig
+from hfseg.models.torchvision_seg import TorchvisionForSemanticSegmentation, TorchvisionSegConfig
+
+# name -> (name, labels, *, weights, image_size, aux_loss) -> model
+MODELS: dict[str, Callable[..., PreTrainedModel]] = {
+    "segformer-b0": segformer.build,
+    "segformer-b1": segformer.build,
+    "segformer-b2": segformer.build,
+    "segformer-b3": segformer.build,
+    "segformer-b4": segformer.build,
+    "segformer-b5": segformer.build,
+    "fcn_resnet50": build_torchvision,
+    "fcn_resnet101": build_torchvision,
+    "deeplabv3_resnet50": build_torchvision,
+    "deeplabv3_resnet101": build_torchvision,
+    "deeplabv3_mobilenet_v3_large": build_torchvision,
+    "lraspp_mobilenet_v3_large": build_torchvision,
+}
+
+AutoConfig.register("hfseg_torchvision", TorchvisionSegConfig, exist_ok=True)
+AutoModelForSemanticSegmentation.register(TorchvisionSegConfig, TorchvisionForSemanticSegmentation, exist_ok=True)
+AutoConfig.register("hfseg_timm", TimmSegConfig, exist_ok=True)
+AutoModelForSemanticSegmentation.register(TimmSegConfig, TimmForSemanticSegmentation, exist_ok=True)
+
+
+def build(
+    name: str,
+    labels: Labels,
+    *,
+    weights: str = "scratch",
+    freeze: str = "none",
+    image_size: tuple[int, int] | None = None,
+    aux_loss: bool = False,
+) -> PreTrainedModel:
+    """A model for these classes, on the CPU, with a new head.
+
+    Args:
+        name: a key of `MODELS`, `timm/<encoder>`, or a checkpoint (folder or Hub id) of
+            `AutoModelForSemanticSegmentation`.
+        labels: sizes the head; names and palette go into the config.
+        weights: `scratch`, `pretrained`, `imagenet` (torchvision's), or a file, folder or Hub id with an encoder.
+        freeze: `none` or `encoder`.
+        image_size: (height, width) in pixels the model will see; encoders of one fixed size are built for it.
+        aux_loss: add torchvision's auxiliary head.
+
+    Raises:
+        InputError: unknown name, weights that can't be had or don't fit, a size that the encoder refuses.
+    """
+    builder, options = _builder(name), {"weights": weights}
+    if builder is build_timm:
+        options["image_size"] = image_size  # type: ignore[assignment]
+    elif builder is build_torchvision:
+        options["aux_loss"] = aux_loss  # type: ignore[assignment]
+    if aux_loss and builder is not build_torchvision:
+        raise InputError(f"aux_loss: {name} has no auxiliary head; leave aux_loss out.")
+    if weights == "imagenet" and builder is not build_torchvision:
+        raise InputError(f"weights: imagenet is torchvision's word; for {name} give scratch, pretrained or a path.")
+    model = builder(name, labels, **options)
+    if freeze == "encoder":
+        freeze_encoder(model)
+    return model
+
+
+def _builder(name: str) -> Callable[..., PreTrainedModel]:
+    if name in MODELS:
+        return MODELS[name]
+    if name.startswith("timm/"):
+        return build_timm
+    if Path(name).is_dir() or name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return segformer.build_checkpoint
+    near = near_names(name, [*MODELS, *(f"timm/{n}" for n in timm.list_models())])
+    raise InputError(
+        f"There is no model {name!r}.{near} Allowed: {', '.join(MODELS)}, timm/<encoder>, a folder or a Hub id."
+    )
+
+
+def normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation, of values in 0..1, that the model's usual weights expect; ImageNet's by default."""
+    found: Any = None
+    if name.startswith("timm/"):
+        cfg = timm.get_pretrained_cfg(name.removeprefix("timm/"))
+        found = (cfg.mean, cfg.std) if cfg is not None else None
+    elif name not in MODELS:
+        found = segformer.checkpoint_normalization(name)
+    mean, std = found or (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    return tuple(mean), tuple(std)
