@@ -31,10 +31,10 @@ class DataArguments:
     image_size: list[int] | None = option(
         "Input size of the model: height and width in pixels, or one number for a square. Unset: 512."
     )
-    validation_fraction: float = option(
-        "Share of the training images held out where there is no validation split.", 0.1
+    validation_fraction: float | None = option(
+        "Share of the training images held out for validation where none are given; unset: 0.1."
     )
-    split_seed: int = option("Seed of that split and of max_*_samples, apart from `seed`.", 0)
+    split_seed: int | None = option("Seed of that split and of max_*_samples, apart from `seed`; unset: 0.")
     max_train_samples: int | None = option("Train on this many images, drawn at random with split_seed.")
     max_eval_samples: int | None = option("Validate and test on this many images, drawn at random with split_seed.")
     num_images: int | None = option("synthetic: number of training images to draw.")
@@ -63,8 +63,8 @@ class DataArguments:
         if self.scale_jitter is not None and (len(self.scale_jitter) != 2 or not min(self.scale_jitter) > 0):
             raise InputError(f"scale_jitter is {self.scale_jitter}; give two factors above 0, as 0.5 2.0.")
         for name in ("validation_fraction", "horizontal_flip", "crop_max_class_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1.")
+            if (value := getattr(self, name)) is not None and not 0 <= value <= 1:
+                raise InputError(f"{name} is {value}; it must lie between 0 and 1.")
         for name in ("max_train_samples", "max_eval_samples", "num_images"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{name} is {value}; give a number of images above 0, or leave it out.")

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # ---- data ----
     with args.main_process_first(desc="loading the data set"):
         dataset, labels = load(data_args.dataset, **data_args.loader_options())
-    part = limit(find_split(dataset, eval_args.split), data_args.max_eval_samples, data_args.split_seed)
+    part = limit(find_split(dataset, eval_args.split), data_args.max_eval_samples, data_args.split_seed or 0)
     check_classes(bundle, labels)
     processor = bundle.processor
     if data_args.image_size is not None:

@@ -126,7 +126,7 @@ def load_data(data_args: DataArguments, args: SegTrainingArguments) -> tuple[Dat
         dataset, labels = load(data_args.dataset, **data_args.loader_options())
     limits = {"train": data_args.max_train_samples}
     parts = {
-        name: limit(part, limits.get(name, data_args.max_eval_samples), data_args.split_seed)
+        name: limit(part, limits.get(name, data_args.max_eval_samples), data_args.split_seed or 0)
         for name, part in dataset.items()
     }
     for needed in ("train", "validation"):

@@ -1,8 +1,8 @@
-from hfseg.data import pets
+from hfseg.data import pets, synthetic
 from hfseg.errors import InputError
 import numpy as np
 
-DATASETS = {"pets": pets.load}
+DATASETS = {"pets": pets.load, "synthetic": synthetic.load}
 
 
 def load(name, **options):

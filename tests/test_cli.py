@@ -1,0 +1,175 @@
+"""The commands as a user types them, in processes of their own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+QUICK = ["recipes/segformer_quickstart.json", "--num_images", "16", "--image_size", "32", "--num_train_epochs", "2"]
+
+
+def run(*command: object, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "hfseg.cli", *map(str, command)],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def mistake(*command: object, **options: str) -> str:
+    """Runs a command that must fail as a user's mistake does: code 2, one line, no traceback."""
+    result = run(*command, **options)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    lines = [line for line in result.stderr.splitlines() if line.startswith("hfseg: error: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "quick"
+    result = run("train", *QUICK, "--output_dir", folder)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"test mIoU 0\.\d{4} of the best model", result.stdout)
+    assert f"best model   {folder / 'best'}" in result.stdout
+    return folder
+
+
+def test_train_leaves_a_whole_run(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert {"best", "trainer_state.json", "test_metrics.json", "predictions.png"} <= names
+    log = json.loads((trained / "trainer_state.json").read_text())["log_history"]
+    training, validation = [r for r in log if "loss" in r], [r for r in log if "eval_loss" in r]
+    assert len(training) == 2 and {"grad_norm", "train_mean_iou", "learning_rate"} <= set(training[0])
+    assert {"eval_mean_iou", "eval_iou_background", "eval_iou_boundary", "eval_iou_foreground"} <= set(validation[0])
+    best = json.loads((trained / "best" / "metrics.json").read_text())
+    scores = {row["step"]: row["eval_mean_iou"] for row in validation}
+    assert best["mean_iou"] == max(scores.values()) == scores[best["step"]]
+    assert Image.open(trained / "predictions.png").size[0] > 500
+
+
+def test_the_recipe_in_the_bundle_runs_again_and_gives_the_same(trained: Path, tmp_path: Path) -> None:
+    result = run("train", trained / "best" / "recipe.json", "--output_dir", tmp_path / "again")
+    assert result.returncode == 0, result.stderr
+    one, two = (json.loads((run / "best" / "metrics.json").read_text()) for run in (trained, tmp_path / "again"))
+    assert {k: v for k, v in one.items() if "second" not in k and k != "runtime"} == {
+        k: v for k, v in two.items() if "second" not in k and k != "runtime"
+    }
+
+
+def test_eval_writes_what_it_promises(trained: Path, tmp_path: Path) -> None:
+    result = run("eval", trained / "best", "--split", "validation", "--resolution", "input", "--output_dir", tmp_path)
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    keys = "mean_iou mean_accuracy pixel_accuracy per_class confusion_matrix num_images resolution model dataset split"
+    assert set(keys.split()) <= set(metrics)
+    assert set(metrics["per_class"]["boundary"]) >= {"iou", "accuracy", "pixels"}
+    best = json.loads((trained / "best" / "metrics.json").read_text())
+    assert metrics["mean_iou"] == pytest.approx(best["mean_iou"], abs=1e-12), "eval and training disagree"
+    assert f"{metrics['mean_iou']:.4f}" in result.stdout
+
+
+def test_native_evaluation_compares_at_the_masks_size(trained: Path, tmp_path: Path) -> None:
+    result = run("eval", trained / "best", "--output_dir", tmp_path)
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["resolution"], metrics["split"]) == ("native", "test")
+    pixels = np.array(metrics["confusion_matrix"]).sum()
+    assert pixels > metrics["num_images"] * 32 * 32
+
+
+def test_predict_takes_files_folders_and_globs(trained: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("a.jpg", (40, 30)), ("b.png", (31, 57)), ("c.PNG", (64, 64))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(photos / name)
+    out = tmp_path / "out"
+    result = run("predict", trained / "best", photos / "a.jpg", photos, f"{photos}/*.png", "--output_dir", out)
+    assert result.returncode == 0, result.stderr
+    assert sorted(p.name for p in out.iterdir()) == [f"{n}_{k}.png" for n in "abc" for k in ("mask", "overlay")]
+    mask = Image.open(out / "b_mask.png")
+    assert mask.mode == "P" and mask.size == (57, 31) and set(np.unique(np.array(mask))) <= {0, 1, 2}
+
+
+def test_resume_after_the_end_and_used_output_dir(trained: Path) -> None:
+    assert "holds an earlier run" in mistake("train", *QUICK, "--output_dir", trained)
+    before = (trained / "best" / "metrics.json").read_text()
+    result = run("train", *QUICK, "--output_dir", trained, "--resume_from_checkpoint", "auto")
+    assert result.returncode == 0, result.stderr
+    assert (trained / "best" / "metrics.json").read_text() == before
+
+
+def test_accelerate_launch_runs_the_script_itself(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "hfseg/train.py"]
+    command += [*QUICK, "--max_steps", "1", "--output_dir", str(tmp_path / "run")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+
+
+def test_hfseg_train_starts_two_processes(tmp_path: Path) -> None:
+    result = run("train", *QUICK, "--num_processes", "2", "--output_dir", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    assert "on 2 x cpu" in result.stderr
+    assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train"], "Which recipe?"),
+        (["train", "recipes/segformer_pet.json"], "Did you mean 'recipes/segformer_pets.json'"),
+        (["train", *QUICK, "--datset", "pets"], "There is no option 'datset'. Did you mean 'dataset'"),
+        (["train", *QUICK, "--dataset", "pet"], "'pets'"),
+        (["train", *QUICK, "--model", "segformer-b9"], "'segformer-b0'"),
+        (["train", *QUICK, "--model", "timm/resnet19"], "resnet18"),
+        (["train", *QUICK, "--weights", "weights.pth"], "weights.pth"),
+        (["train", "recipes/segformer_pets.json", "--data_dir", "nowhere"], "nowhere"),
+        (["train", "recipes/segformer_folder.json", "--data_dir", "nowhere"], "nowhere"),
+        (["train", "recipes/segformer_folder.json", "--data_dir", "nowhere", "--num_processes", "2"], "nowhere"),
+        (["train", *QUICK, "--num_processes", "none"], "num_processes is 'none'"),
+        (["train", *QUICK, "--class_weights", "1", "2"], "class_weights has 2 values; give 3"),
+        (["train", *QUICK, "--resume_from_checkpoint", "recipes"], "is no checkpoint"),
+        (["eval"], "Which model?"),
+        (["eval", "recipes"], "no config.json"),
+        (["predict", "recipes"], "Give a model and pictures"),
+        (["predict", "recipes", "nothing.jpg"], "There is no picture at nothing.jpg"),
+    ],
+)
+def test_mistakes_get_one_line_and_code_2(command: list[str], message: str, tmp_path: Path) -> None:
+    extra = ["--output_dir", str(tmp_path / "run")] if command[0] == "train" else []
+    assert message in mistake(*command, *extra)
+    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir()), "something was half-written"
+
+
+def test_no_network_for_weights_is_told(tmp_path: Path) -> None:
+    line = mistake(
+        "train",
+        *QUICK,
+        "--weights",
+        "pretrained",
+        "--output_dir",
+        tmp_path / "run",
+        HF_HUB_OFFLINE="1",
+        HF_HOME=str(tmp_path),
+    )
+    assert "nvidia/mit-b0" in line and "--weights scratch" in line
+
+
+def test_an_unknown_command_names_the_known() -> None:
+    result = run("trian")
+    assert result.returncode == 2 and "Did you mean 'train'" in result.stderr
+    assert run("--version").stdout.startswith("hfseg 0.")
+    assert all(name in run("--help").stdout for name in ("train", "eval", "predict"))

@@ -1,0 +1,64 @@
+"""Two processes against one, and mixed precision: started by accelerate, as a user does.
+
+On a CPU `--cpu --num_processes 2` silently starts one process; `--multi_gpu` with `--use_cpu` starts two, on gloo.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+CHILD = Path(__file__).with_name("two_processes.py")
+
+
+def launch(folder: Path, batch_size: int, *options: str) -> dict[str, Any]:
+    folder.mkdir()
+    out = folder / "result.pt"
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, str(CHILD), str(out), str(batch_size)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "world_size=" in result.stdout
+    return torch.load(out, weights_only=True)
+
+
+ONE = ("--cpu", "--num_processes", "1", "--mixed_precision", "no")
+TWO = ("--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no")
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return launch(tmp_path_factory.mktemp("one") / "run", 8, *ONE)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return launch(tmp_path_factory.mktemp("two") / "run", 4, *TWO)
+
+
+def test_two_processes_are_two(one: dict[str, Any], two: dict[str, Any]) -> None:
+    assert (one["world_size"], two["world_size"]) == (1, 2)
+    assert two["distributed_type"] in ("DistributedType.MULTI_CPU", "MULTI_CPU", "DistributedType.MULTI_GPU")
+
+
+def test_loss_and_gradient_are_those_of_one_process(one: dict[str, Any], two: dict[str, Any]) -> None:
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert two["train_mean_iou"] == pytest.approx(one["train_mean_iou"], abs=1e-9)
+    assert set(one["gradients"]) == set(two["gradients"]) and len(one["gradients"]) > 50
+    for name, gradient in one["gradients"].items():
+        torch.testing.assert_close(two["gradients"][name], gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_evaluation_is_that_of_one_process(one: dict[str, Any], two: dict[str, Any]) -> None:
+    """Seven images of seven sizes on two processes: none counted twice, none lost."""
+    assert two["matrix"].tolist() == one["matrix"].tolist()
+    assert two["eval_loss"] == pytest.approx(one["eval_loss"], rel=1e-6)
+
+
+def test_mixed_precision_of_accelerate_reaches_the_model(one: dict[str, Any], tmp_path: Path) -> None:
+    low = launch(tmp_path / "bf16", 8, "--cpu", "--num_processes", "1", "--mixed_precision", "bf16")
+    assert low["mixed_precision"] == "bf16" and low["weights"] == "torch.float32"
+    assert one["activations"] == ["torch.float32"] and low["activations"] == ["torch.bfloat16"]
+    assert low["loss"] == pytest.approx(one["loss"], rel=5e-2) and low["loss"] != one["loss"]
