@@ -28,8 +28,10 @@ def start_log(args: Any = None) -> None:
     main = args is None or args.process_index == 0
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
     logging.getLogger("hfseg").setLevel(logging.INFO if main else logging.ERROR)
-    # `from_pretrained` and DataLoader say things here that a user of this package can't act on.
+    # Remarks that a user of this package can't act on.
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)  # "mtime may not be reliable"
     import datasets
     import transformers
 

@@ -18,7 +18,8 @@ from hfseg.bundle import read_bundle
 from hfseg.callbacks import BestBundleCallback, EpochCallback, ProgressCallback
 from hfseg.checkpoints import find_checkpoint, prepare_output_dir, write_json
 from hfseg.data import limit, load
-from hfseg.data.transforms import Augmentation, SegTransform, build_processor, class_pixels, prepare
+from hfseg.data.augment import Augmentation
+from hfseg.data.transforms import SegTransform, build_processor, class_pixels, prepare
 from hfseg.errors import InputError
 from hfseg.labels import Labels
 from hfseg.logs import show_errors, start_log
@@ -98,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # ---- best model -> test metrics and a picture ----
     report_best(trainer, dataset, labels, eval_transform)
+    # A process that leaves while another still talks to it makes that one abort.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
     return 0
 
 

@@ -51,6 +51,9 @@ class SegTrainer(Trainer):
         self.class_names = [model.config.id2label[i] for i in range(self.num_labels)]
         if args.world_size > 1 and args.device.type == "cuda" and getattr(args, "sync_batchnorm", True):
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if args.ddp_find_unused_parameters is None:
+            # Searching costs each step; only auxiliary heads (UperNet, BEiT, Data2Vec) stay out of this loss.
+            args.ddp_find_unused_parameters = any("auxiliary" in name for name, _ in model.named_modules())
         kwargs.setdefault("data_collator", collate)
         kwargs.setdefault("compute_metrics", self._sum_matrices)
         super().__init__(model=model, args=args, **kwargs)

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hfseg.cli import main
+
 ROOT = Path(__file__).parents[1]
 QUICK = ["recipes/segformer_quickstart.json", "--num_images", "16", "--image_size", "32", "--num_train_epochs", "2"]
 
@@ -26,13 +28,11 @@ def run(*command: object, folder: Path = ROOT, **environment: str) -> subprocess
     )
 
 
-def mistake(*command: object, **options: str) -> str:
-    """Runs a command that must fail as a user's mistake does: code 2, one line, no traceback."""
-    result = run(*command, **options)
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr + result.stdout
-    lines = [line for line in result.stderr.splitlines() if line.startswith("hfseg: error: ")]
-    assert len(lines) == 1, result.stderr
+def mistake(capsys: pytest.CaptureFixture[str], *command: object) -> str:
+    """Runs a command that must fail as a user's mistake does: code 2 and one line."""
+    assert main([str(word) for word in command]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hfseg: error: ")]
+    assert len(lines) == 1
     return lines[0]
 
 
@@ -103,8 +103,7 @@ def test_predict_takes_files_folders_and_globs(trained: Path, tmp_path: Path) ->
     assert mask.mode == "P" and mask.size == (57, 31) and set(np.unique(np.array(mask))) <= {0, 1, 2}
 
 
-def test_resume_after_the_end_and_used_output_dir(trained: Path) -> None:
-    assert "holds an earlier run" in mistake("train", *QUICK, "--output_dir", trained)
+def test_a_finished_run_can_be_resumed_and_stays(trained: Path) -> None:
     before = (trained / "best" / "metrics.json").read_text()
     result = run("train", *QUICK, "--output_dir", trained, "--resume_from_checkpoint", "auto")
     assert result.returncode == 0, result.stderr
@@ -148,24 +147,28 @@ def test_hfseg_train_starts_two_processes(tmp_path: Path) -> None:
         (["predict", "recipes", "nothing.jpg"], "There is no picture at nothing.jpg"),
     ],
 )
-def test_mistakes_get_one_line_and_code_2(command: list[str], message: str, tmp_path: Path) -> None:
+def test_mistakes_get_one_line_and_code_2(
+    command: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
     extra = ["--output_dir", str(tmp_path / "run")] if command[0] == "train" else []
-    assert message in mistake(*command, *extra)
+    assert message in mistake(capsys, *command, *extra)
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir()), "something was half-written"
 
 
-def test_no_network_for_weights_is_told(tmp_path: Path) -> None:
-    line = mistake(
-        "train",
-        *QUICK,
-        "--weights",
-        "pretrained",
-        "--output_dir",
-        tmp_path / "run",
-        HF_HUB_OFFLINE="1",
-        HF_HOME=str(tmp_path),
-    )
-    assert "nvidia/mit-b0" in line and "--weights scratch" in line
+def test_a_mistake_ends_the_process_with_code_2_and_no_traceback(trained: Path, tmp_path: Path) -> None:
+    """A used output_dir, and weights that no network can bring."""
+    used = run("train", *QUICK, "--output_dir", trained)
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    weights = run("train", *QUICK, "--weights", "pretrained", "--output_dir", tmp_path / "run", **offline)
+    for result, message in ((used, "holds an earlier run"), (weights, "nvidia/mit-b0")):
+        assert result.returncode == 2 and "Traceback" not in result.stderr
+        lines = [line for line in result.stderr.splitlines() if line.startswith("hfseg: error: ")]
+        assert len(lines) == 1 and message in lines[0], result.stderr
 
 
 def test_an_unknown_command_names_the_known() -> None:

@@ -1,6 +1,7 @@
+import numpy as np
+
 from hfseg.data import pets, synthetic
 from hfseg.errors import InputError
-import numpy as np
 
 DATASETS = {"pets": pets.load, "synthetic": synthetic.load}
 

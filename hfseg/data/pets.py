@@ -1,6 +1,8 @@
 from pathlib import Path
+
 import numpy as np
 from datasets import Dataset, DatasetDict, Image
+
 from hfseg.labels import Labels
 
 

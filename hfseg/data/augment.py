@@ -1,0 +1,154 @@
+"""Random changes of an image and its mask together: crop, mirror image, colours.
+
+Everything here is a function of its arguments and of the generator `rng` that is handed in; nothing draws from a
+global one. An image is (3, H, W) uint8, a mask (H, W) uint8 with class ids or 255.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+from torchvision.tv_tensors import Image, Mask
+
+from hfseg.errors import InputError
+from hfseg.labels import IGNORE_INDEX
+
+CROP_TRIES = 10
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is changed at random while training, in this order; everything is off by default.
+
+    Args:
+        scale_jitter: smallest and largest factor on the input size; the image is cut or padded to `crop_size` then.
+        crop_size: (height, width) in pixels of a random crop; unset with `scale_jitter`: the input size.
+        crop_max_class_share: a crop is drawn again, up to ten times in all, while one class covers more than this
+            share of its valid pixels (SegFormer: 0.75).
+        horizontal_flip: probability of a mirror image.
+        photometric_distortion: SSD's changes of brightness, contrast, saturation and hue.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    scale_jitter: Sequence[float] | None = None
+    crop_size: Sequence[int] | None = None
+    crop_max_class_share: float = 0.75
+    horizontal_flip: float = 0.0
+    photometric_distortion: bool = False
+
+    def __post_init__(self) -> None:
+        jitter, crop = self.scale_jitter, self.crop_size
+        if jitter is not None and not (len(jitter) == 2 and 0 < jitter[0] <= jitter[1]):
+            raise InputError(f"scale_jitter is {list(jitter)}; give the smallest and the largest factor, as 0.5 2.0.")
+        if crop is not None and not (len(crop) == 2 and min(crop) >= 1):
+            raise InputError(f"crop_size is {list(crop)}; give height and width in pixels, as 512 512.")
+        for name in ("crop_max_class_share", "horizontal_flip"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1.")
+
+    @property
+    def changes_size(self) -> bool:
+        """Whether images are fed at another size or scale than in evaluation."""
+        return self.scale_jitter is not None or self.crop_size is not None
+
+
+def augment(
+    image: Image,
+    mask: Mask,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    crop_size: Sequence[int] | None = None,
+    fill: Sequence[int] = (0, 0, 0),
+) -> tuple[Image, Mask]:
+    """All that follows the resize: crop, mirror image, colours, padding.
+
+    Args:
+        image: (3, H, W) uint8.
+        mask: (H, W) uint8.
+        augmentation: what is done.
+        rng: makes every choice.
+        crop_size: (height, width) of the result; unset: the size stays.
+        fill: colour of the padding, which no colour change touches.
+    """
+    if crop_size is not None:
+        image, mask = random_crop(image, mask, crop_size, augmentation.crop_max_class_share, rng)
+    if rng.random() < augmentation.horizontal_flip:
+        image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
+    if augmentation.photometric_distortion:
+        image = distort_colors(image, rng)
+    if crop_size is not None:
+        image, mask = pad_to(image, mask, crop_size, fill)
+    return image, mask
+
+
+def resize_mask(mask: Mask, size: Sequence[int]) -> Mask:
+    """Class ids at another (height, width): each new pixel takes the old one that lies at its centre.
+
+    That is NEAREST_EXACT, whose pixel centres are those of the bilinear image resize. NEAREST, torchvision's default
+    for masks, takes the upper left of the pixels under a new one: up to half a new pixel off.
+    """
+    plain = mask.as_subclass(torch.Tensor)  # a Mask would get NEAREST from older torchvision releases all the same
+    return Mask(F.resize(plain[None], list(size), InterpolationMode.NEAREST_EXACT)[0])
+
+
+def random_crop(
+    image: Image, mask: Mask, size: Sequence[int], max_class_share: float, rng: np.random.Generator
+) -> tuple[Image, Mask]:
+    """Cuts out a window of at most `size` (height, width), where one of ten tries finds it with mixed classes.
+
+    A side shorter than the window stays whole; see `pad_to`.
+    """
+    height, width = mask.shape
+    window = min(size[0], height), min(size[1], width)
+    for _ in range(CROP_TRIES):
+        top, left = (int(rng.integers(0, whole - part + 1)) for whole, part in zip((height, width), window))
+        part = F.crop(mask, top, left, *window)
+        if largest_class_share(part) <= max_class_share or window == (height, width):
+            break
+    return F.crop(image, top, left, *window), part
+
+
+def largest_class_share(mask: torch.Tensor) -> float:
+    """Share of the most frequent class among a mask's valid pixels; 1.0 where no pixel is valid."""
+    counts = torch.bincount(mask.as_subclass(torch.Tensor).flatten(), minlength=256)[:IGNORE_INDEX]
+    valid = int(counts.sum())
+    return int(counts.max()) / valid if valid else 1.0
+
+
+def pad_to(image: Image, mask: Mask, size: Sequence[int], fill: Sequence[int]) -> tuple[Image, Mask]:
+    """Fills up to `size` (height, width) at the right and the bottom: the image with a colour, the mask with 255."""
+    border = [0, 0, max(size[1] - mask.shape[1], 0), max(size[0] - mask.shape[0], 0)]  # left, top, right, bottom
+    if not any(border):
+        return image, mask
+    return F.pad(image, border, fill=list(fill)), F.pad(mask, border, fill=IGNORE_INDEX)
+
+
+def distort_colors(image: Image, rng: np.random.Generator) -> Image:
+    """Brightness, contrast, saturation and hue, each changed with probability 0.5.
+
+    The ranges and the order are those of SSD (Liu et al., 2016, arXiv 1512.02325), which SegFormer's training took
+    over: brightness +-32 of 255, contrast and saturation x 0.5 to 1.5, hue +-18 degrees; contrast comes before or
+    after saturation and hue.
+    """
+    brightness, contrast, saturation, hue, contrast_first = rng.random(5) < 0.5
+    delta, contrast_factor = rng.uniform(-32, 32) / 255, rng.uniform(0.5, 1.5)
+    saturation_factor, hue_turn = rng.uniform(0.5, 1.5), rng.uniform(-18, 18) / 360
+    if not (brightness or contrast or saturation or hue):
+        return image
+    pixels = image.as_subclass(torch.Tensor).float() / 255
+    if brightness:
+        pixels = (pixels + delta).clamp(0, 1)
+    if contrast and contrast_first:
+        pixels = (pixels * contrast_factor).clamp(0, 1)
+    if saturation:
+        pixels = F.adjust_saturation(pixels, saturation_factor)
+    if hue:
+        pixels = F.adjust_hue(pixels, hue_turn)
+    if contrast and not contrast_first:
+        pixels = (pixels * contrast_factor).clamp(0, 1)
+    return Image((pixels * 255).round().to(torch.uint8))
