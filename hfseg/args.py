@@ -146,8 +146,8 @@ class SegTrainingArguments(TrainingArguments):
 class RecipeParser(HfArgumentParser):
     """HfArgumentParser whose errors are one line, and that takes no abbreviated names."""
 
-    def __init__(self, *dataclass_types: type) -> None:
-        super().__init__(dataclass_types, allow_abbrev=False, add_help=False)
+    def __init__(self, *dataclass_types: Any) -> None:
+        super().__init__(list(dataclass_types), allow_abbrev=False, add_help=False)
 
     def error(self, message: str) -> None:  # type: ignore[override]
         message = re.sub(r"^argument --(\w+)(/--[\w-]+)?: ", r"Option \1: ", message)

@@ -20,7 +20,7 @@ from transformers.utils import cached_file
 
 import hfseg.models  # noqa: F401  registers this package's own model classes
 from hfseg.errors import InputError
-from hfseg.labels import Labels
+from hfseg.labels import Labels, class_names
 
 
 @dataclass
@@ -36,8 +36,7 @@ class Bundle:
     def labels(self) -> Labels:
         """Class names and palette from the model's config."""
         config = self.model.config
-        names = [config.id2label[i] for i in range(config.num_labels)]
-        return Labels(names, palette=[tuple(color) for color in getattr(config, "palette", None) or ()])
+        return Labels(class_names(config), palette=[tuple(color) for color in getattr(config, "palette", None) or ()])
 
 
 def write_bundle(

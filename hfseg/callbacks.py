@@ -57,15 +57,14 @@ class BestBundleCallback(TrainerCallback):
         if state.global_step > 0:  # resumed
             self.best = read_metrics(folder).get("mean_iou", -math.inf)
 
-    def on_evaluate(
-        self, args: Any, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        metrics: dict[str, float] = kwargs["metrics"]
         score = metrics.get("eval_mean_iou", math.nan)
         if not score > self.best:  # also when there is no score
             return
         self.best = score
         if args.should_save:
-            values = {k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_")}
+            values: dict[str, Any] = {k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_")}
             values = {"step": state.global_step, "epoch": state.epoch, "split": "validation"} | values
             values["resolution"] = args.eval_resolution
             card = build_card(kwargs["model"], self.recipe, values, self.facts)
@@ -96,9 +95,8 @@ class ProgressCallback(TrainerCallback):
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
 
-    def on_log(
-        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, float], **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        logs: dict[str, float] = kwargs["logs"]
         if self.bar is None:
             return
         if "loss" in logs:

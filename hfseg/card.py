@@ -7,6 +7,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 import hfseg
+from hfseg.labels import class_names
 
 # Weights that a run may start from, and what their owners allow.
 KNOWN_LICENSES = {
@@ -35,7 +36,7 @@ def build_card(model: PreTrainedModel, recipe: dict[str, Any], metrics: dict[str
         metrics: of the validation split, at the kept step.
         facts: `num_train` and `num_validation` images.
     """
-    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    names = class_names(model.config)
     dataset, name = recipe.get("dataset", "folder"), recipe.get("model", "segformer-b0")
     rows = [("mean IoU", metrics.get("mean_iou")), ("pixel accuracy", metrics.get("pixel_accuracy"))]
     rows += [(f"IoU of {_plain(n)}", metrics.get(f"iou_{n}")) for n in names]

@@ -9,10 +9,10 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -35,9 +35,10 @@ def reload_weights(model: PreTrainedModel, folder: str | Path) -> None:
         InputError: the folder can't be read, or a tensor is missing, left over or of another shape.
     """
     try:
-        loaded, info = type(model).from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
+        result: Any = type(model).from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"The weights in {folder} can't be read: {str(error).splitlines()[0]}") from error
+    loaded, info = result
     wrong = {
         k: sorted(map(str, info[k])) for k in ("missing_keys", "unexpected_keys", "mismatched_keys") if info.get(k)
     }
@@ -46,7 +47,7 @@ def reload_weights(model: PreTrainedModel, folder: str | Path) -> None:
     model.load_state_dict(loaded.state_dict(), strict=True)
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: Any) -> Any:
     """The model inside DistributedDataParallel and torch.compile wrappers."""
     from accelerate.utils import extract_model_from_parallel
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": ("hfseg.launch", "train a recipe: hfseg train RECIPE.json [--key value ...]"),
     "eval": ("hfseg.eval", "measure a model: hfseg eval MODEL --dataset NAME [--split test] [--output_dir OUT]"),
+    "models": ("hfseg.catalog", "list the models: parameters, input multiple, licence of their weights"),
     "predict": ("hfseg.predict", "segment pictures: hfseg predict MODEL FILE|FOLDER ... [--output_dir OUT]"),
 }
 

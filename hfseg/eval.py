@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         dataset, labels = load(data_args.dataset, **data_args.loader_options())
     part = limit(find_split(dataset, eval_args.split), data_args.max_eval_samples, data_args.split_seed or 0)
     check_classes(bundle, labels)
-    processor = bundle.processor
+    processor: Any = bundle.processor
     if data_args.image_size is not None:
         processor = build_processor(data_args.image_size, processor.image_mean, processor.image_std)
 
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "dataset": data_args.dataset,
         "split": eval_args.split,
     }
-    output_dir = Path(args.output_dir)
+    output_dir = Path(str(args.output_dir))
     write_json(output_dir / "metrics.json", result | about)
     draw_predictions(Segmenter(Bundle(bundle.model, processor)), part, labels, output_dir / "predictions.png")
     print(table(result, about))

@@ -2,62 +2,256 @@
 
 import io
 import os
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from hfseg.errors import InputError
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+
+# What Pillow raises for a file that is no image, damaged, cut short, or absurdly large.
+UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+
 
 def describe(source: Any) -> str:
+    """A name for messages: the file's path where there is one."""
     if isinstance(source, dict):
         return str(source.get("path") or "an image without a path")
     if isinstance(source, str | os.PathLike):
         return str(source)
-    return str(getattr(source, "filename", "") or f"an image given as {type(source).__name__}")
-
-
-def _open(source: Any) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source
-    if isinstance(source, np.ndarray):
-        return Image.fromarray(source)
-    if isinstance(source, dict):
-        source = io.BytesIO(source["bytes"]) if source.get("bytes") is not None else source["path"]
-    elif isinstance(source, bytes):
-        source = io.BytesIO(source)
-    return Image.open(source)
+    name = getattr(source, "filename", "") or getattr(source, "name", "")
+    return str(name or f"an image given as {type(source).__name__}")
 
 
 def read_image(source: Any) -> np.ndarray:
+    """Reads a picture as a viewer shows it: upright by its EXIF orientation, in RGB.
+
+    Equal to `transformers.image_utils.load_image` for pictures of 8 bits a channel (alpha is dropped, the first frame
+    of an animation is read). Pictures of 16 bits are scaled to 8, which Pillow would clip; floats from 0..1, 0..255
+    or 0..65535, by their largest value.
+
+    Args:
+        source: a path, bytes, a file object, a PIL image, an (H, W) or (H, W, 1|3|4) uint8 or (H, W) uint16 array,
+            or what `datasets` gives undecoded: {"bytes", "path"}.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        InputError: no file, no image, or a damaged one; names the file.
+    """
+    image = _decode(source, "an image")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = _scale_to_uint8(np.asarray(image), image.mode == "F", source)
+        return np.repeat(grey[..., None], 3, axis=2)
     try:
-        image = ImageOps.exif_transpose(_open(source))
-        return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{describe(source)} can't be read as an image: {error}") from error
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    except ValueError as error:  # LAB and the like
+        raise InputError(f"{describe(source)} can't be read as an image: {error}. Save it as RGB.") from error
 
 
 def read_mask(source: Any) -> np.ndarray:
-    try:
-        return np.array(_open(source))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{describe(source)} can't be read as a mask: {error}") from error
+    """Reads the raw values of a mask; `Labels.encode` turns them into class ids.
+
+    Args:
+        source: as for `read_image`; arrays may have any integer type or bool.
+
+    Returns:
+        (H, W) uint8, uint16 or int32: grey values, palette indices, or 0 and 1 of a bilevel file; or (H, W, 3) uint8
+        colours of an RGB file. An alpha channel is dropped when it is opaque everywhere. Upright by EXIF.
+
+    Raises:
+        InputError: as `read_image`; also transparent pixels, fractions, and modes that are no mask (CMYK, ...).
+    """
+    if isinstance(source, np.ndarray):
+        return _check_mask_array(source)
+    image = _decode(source, "a mask")
+    values = np.array(image)
+    if image.mode in ("LA", "PA", "RGBA"):
+        if (values[..., -1] != 255).any():
+            raise InputError(
+                f"{describe(source)}: the mask has transparent pixels, which belong to no class. Save it without alpha."
+            )
+        values = values[..., :3] if image.mode == "RGBA" else values[..., 0]
+    elif image.mode == "1":
+        values = values.astype(np.uint8)
+    elif image.mode.startswith("I;16"):
+        values = values.astype(np.uint16)
+    elif image.mode == "F":
+        values = _to_integers(values, source)
+    elif image.mode not in ("L", "P", "I", "RGB"):
+        raise InputError(
+            f"{describe(source)}: a mask can't be a {image.mode} picture; allowed are class ids (grey or palette) and "
+            "RGB colours. Save it as PNG."
+        )
+    return np.ascontiguousarray(values)
 
 
-def check_pair(image: np.ndarray, mask: np.ndarray, source: Any) -> None:
-    if image.shape[:2] != mask.shape[:2]:
-        raise InputError(f"{describe(source)}: image {image.shape[:2]}, mask {mask.shape[:2]}")
+def check_pair(image: np.ndarray, mask: np.ndarray, source: Any, image_source: Any = None) -> None:
+    """An image and its mask must have one size.
+
+    Args:
+        image: (H, W, 3).
+        mask: (H, W) or (H, W, 3).
+        source: the mask's file, named in the message.
+        image_source: the image's file; its EXIF orientation may explain the difference.
+
+    Raises:
+        InputError: the sizes differ; names the file and both sizes as (height, width).
+    """
+    size, mask_size = image.shape[:2], mask.shape[:2]
+    if size == mask_size:
+        return
+    advice = "Save the mask at the image's own size."
+    if size == mask_size[::-1]:
+        turned = "is turned by its EXIF orientation" if _is_turned(image_source) else "may be turned by its EXIF tag"
+        advice = f"The image {turned} and its mask is not: turn the mask the same way, or save the image without EXIF."
+    raise InputError(f"{describe(source)}: the mask is {mask_size}, its image {size} (height, width). {advice}")
 
 
 def save_mask(pred: np.ndarray, palette: Sequence[Sequence[int]], path: str | Path) -> None:
-    image = Image.fromarray(pred.astype(np.uint8))
-    image.putpalette([v for color in palette for v in color])
-    image.save(path)
+    """Writes class ids as a palette PNG whose indices are the ids: whole, or not at all.
+
+    Args:
+        pred: (H, W) integers in 0..255. Values without a colour (255, ignored) are black.
+        palette: one RGB colour a class, 256 at most.
+        path: overwritten when it exists.
+    """
+    assert pred.ndim == 2 and len(palette) <= 256 and pred.min(initial=0) >= 0 and pred.max(initial=0) <= 255
+    image = Image.fromarray(pred.astype(np.uint8)).convert("P")
+    # All 256 entries: with fewer, Pillow stores 1, 2 or 4 bits a pixel and cuts larger values off.
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = np.reshape(palette, (-1, 3))
+    image.putpalette(table.tobytes())
+    path = Path(path)
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
+    try:
+        image.save(temporary, "PNG")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def overlay(image: np.ndarray, pred: np.ndarray, palette: Sequence[Sequence[int]], alpha: float = 0.5) -> np.ndarray:
-    colors = np.asarray(palette, np.float32)[pred]
-    return (image * (1 - alpha) + colors * alpha).round().astype(np.uint8)
+    """Lays the classes' colours over a picture; pixels without a colour (255, ignored) stay as they are.
+
+    Args:
+        image: (H, W, 3) uint8.
+        pred: (H, W) integers in 0..255.
+        palette: one RGB colour a class.
+        alpha: share of the colour, 0 to 1.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    assert image.shape[:2] == pred.shape, f"image {image.shape}, pred {pred.shape}"
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha is {alpha}; the share of the colour lies between 0 and 1.")
+    colors = np.zeros((256, 3), np.float32)
+    colors[: len(palette)] = np.reshape(palette, (-1, 3))
+    share = np.zeros((256, 1), np.float32)
+    share[: len(palette)] = alpha
+    blended = image + share[pred] * (colors[pred] - image)
+    return blended.round().astype(np.uint8)
+
+
+def _decode(source: Any, what: str) -> Image.Image:
+    """Opens and decodes, upright."""
+    try:
+        if isinstance(source, Image.Image):
+            return _turn_upright(source)
+        if isinstance(source, np.ndarray):
+            return Image.fromarray(_check_image_array(source))
+        with Image.open(_to_file(source)) as image:
+            return _turn_upright(image)
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        problem = f"{describe(source)} can't be read as {what}: {_reason(source, error)}"
+        raise InputError(f"{problem}. Replace it, or leave it out.") from error
+
+
+def _to_file(source: Any) -> Any:
+    if isinstance(source, dict):
+        if source.get("bytes") is None and not source.get("path"):
+            raise InputError(f"An image given as {source} has neither bytes nor a path.")
+        source = source["bytes"] if source.get("bytes") is not None else source["path"]
+    return io.BytesIO(source) if isinstance(source, bytes | bytearray) else source
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    image.load()
+    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        return image  # exif_transpose would copy it
+    return ImageOps.exif_transpose(image)
+
+
+def _is_turned(source: Any) -> bool:
+    """Whether the EXIF orientation of an image file swaps its height and width."""
+    if source is None or isinstance(source, np.ndarray | Image.Image):
+        return False
+    with Image.open(_to_file(source)) as image:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+
+
+def _reason(source: Any, error: BaseException) -> str:
+    file = source.get("bytes") or source.get("path") if isinstance(source, dict) else source
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder"
+    if isinstance(file, str | os.PathLike) and os.path.isfile(file) and os.path.getsize(file) == 0 or file == b"":
+        return "it is empty (0 bytes)"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no picture of a known format"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _scale_to_uint8(values: np.ndarray, is_float: bool, source: Any) -> np.ndarray:
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    top = next((top for top in (1, 255, 65535) if high <= top), 65535) if is_float else 65535
+    if not (low >= 0 and high <= top):  # also false for NaN
+        raise InputError(
+            f"{describe(source)} holds values from {low:g} to {high:g}; a picture of mode F or I lies within 0 and "
+            "65535. Save it with 8 or 16 bits a channel."
+        )
+    return (values.astype(np.float32) * (255 / top)).round().astype(np.uint8)
+
+
+def _to_integers(values: np.ndarray, source: Any) -> np.ndarray:
+    integers = np.nan_to_num(values).clip(-(2**31), 2**31 - 256).astype(np.int32)
+    if (integers != values).any():
+        raise InputError(f"{describe(source)}: the mask holds fractions; class ids are integers. Save it as PNG.")
+    return integers
+
+
+def _check_image_array(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16, np.bool_)
+    if not grey and not (array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8):
+        raise InputError(
+            f"An image given as an array of shape {array.shape}, {array.dtype}, can't be read; give (height, width, 3) "
+            "or (height, width) uint8."
+        )
+    return array
+
+
+def _check_mask_array(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 2 and array.dtype.kind in "iub":
+        return array.astype(np.uint8) if array.dtype == np.bool_ else array
+    if array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8:
+        return array
+    raise InputError(
+        f"A mask given as an array of shape {array.shape}, {array.dtype}, can't be read; give (height, width) "
+        "integers, or (height, width, 3) uint8 colours."
+    )

@@ -7,12 +7,14 @@ ids 0 .. C-1; `IGNORE_INDEX` marks the pixels that neither loss nor metric may s
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from hfseg.errors import InputError
 
 IGNORE_INDEX = 255
+NUM_RAW_VALUES = 65536  # of a 16-bit mask
 
 Color = tuple[int, int, int]
 
@@ -53,7 +55,8 @@ class Labels:
         colors: for masks saved as RGB pictures, colour -> class id or `IGNORE_INDEX`.
 
     Raises:
-        InputError: no class, more than 255, doubled names, or a palette of another length.
+        InputError: no class, more than 255, doubled names, a palette of another length, or a table that maps to no
+            class or from no mask value.
     """
 
     names: Sequence[str]
@@ -74,6 +77,8 @@ class Labels:
                     f"A label table maps to {sorted(set(bad))}; allowed are the class ids 0 to "
                     f"{len(self.names) - 1} and {IGNORE_INDEX} for ignored pixels."
                 )
+        if bad := [raw for raw in self.ids or {} if not 0 <= raw < NUM_RAW_VALUES]:
+            raise InputError(f"A label table has the mask values {sorted(bad)}; allowed are 0 to {NUM_RAW_VALUES - 1}.")
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "palette", tuple(map(tuple, self.palette)) or build_palette(len(self.names)))
 
@@ -91,8 +96,8 @@ class Labels:
 
     @cached_property
     def lookup(self) -> np.ndarray:
-        """(65536,) int16: class id, 255, or -1 for a raw value that is not allowed."""
-        table = np.full(65536, -1, np.int16)
+        """(NUM_RAW_VALUES,) int16: class id, 255, or -1 for a raw value that is not allowed."""
+        table = np.full(NUM_RAW_VALUES, -1, np.int16)
         if self.ids is None:
             table[: self.num_labels] = np.arange(self.num_labels)
             table[IGNORE_INDEX] = IGNORE_INDEX
@@ -147,9 +152,16 @@ class Labels:
         return np.array([table[int(v)] for v in values], np.uint8)[inverse].reshape(key.shape)
 
     def ignoring(self, *class_ids: int) -> "Labels":
-        """The same classes with these raw class ids turned into `IGNORE_INDEX` (their names stay)."""
+        """The same classes with the pixels of these class ids turned into `IGNORE_INDEX` (their names stay)."""
         ids = dict(self.ids) if self.ids is not None else {**{i: i for i in range(self.num_labels)}, 255: 255}
-        return replace(self, ids={raw: IGNORE_INDEX if v in class_ids else v for raw, v in ids.items()})
+        colors = self.colors and {color: IGNORE_INDEX if v in class_ids else v for color, v in self.colors.items()}
+        ids = {raw: IGNORE_INDEX if v in class_ids else v for raw, v in ids.items()}
+        return replace(self, ids=ids, colors=colors)
+
+
+def class_names(config: Any) -> list[str]:
+    """The classes of a transformers model, in the order of their ids, from its config."""
+    return [config.id2label[i] for i in range(config.num_labels)]
 
 
 def _shorten(values: object, limit: int = 8) -> str:

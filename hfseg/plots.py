@@ -43,7 +43,8 @@ def plot_predictions(
 
 
 def _legend(figure: Figure, labels: Labels, ignored: bool) -> None:
-    handles = [Patch(color=np.array(c) / 255, label=name) for name, c in zip(labels.names, labels.palette)]
+    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in labels.palette]
+    handles = [Patch(color=color, label=name) for color, name in zip(colors, labels.names)]
     if ignored:
         handles.append(Patch(color="black", label="ignored"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False, fontsize=9)

@@ -31,8 +31,8 @@ class PredictArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     first_option = next((i for i, token in enumerate(argv) if token.startswith("--")), len(argv))
-    source, *inputs = argv[:first_option] or [None]
-    if source is None or not inputs:
+    source, *inputs = argv[:first_option] or [""]
+    if not inputs:
         raise InputError("Give a model and pictures: hfseg predict runs/pets/best photo.jpg folder --output_dir out.")
     args, _ = parse(argv[first_option:], (PredictArguments,))
     start_log()

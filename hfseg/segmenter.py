@@ -1,6 +1,6 @@
 """Inference at the image's own size: one image or many."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Segmentation:
 
     image: np.ndarray
     mask: np.ndarray
-    palette: tuple[tuple[int, int, int], ...]
+    palette: Sequence[tuple[int, int, int]]
     probabilities: np.ndarray | None = None
 
     def overlay(self, alpha: float = 0.5) -> np.ndarray:
@@ -56,7 +56,8 @@ class Segmenter:
         if dtype is None:
             fast = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
             dtype = torch.bfloat16 if fast else torch.float32
-        self.model = bundle.model.to(self.device, dtype).eval()
+        model: Any = bundle.model
+        self.model = model.to(self.device, dtype).eval()
         self.processor, self.labels, self.dtype = bundle.processor, bundle.labels, dtype
 
     @classmethod

@@ -16,7 +16,7 @@ from transformers.trainer_callback import ProgressCallback as StockProgressCallb
 from hfseg.args import DataArguments, SegTrainingArguments, parse
 from hfseg.bundle import read_bundle
 from hfseg.callbacks import BestBundleCallback, EpochCallback, ProgressCallback
-from hfseg.checkpoints import find_checkpoint, prepare_output_dir, write_json
+from hfseg.checkpoints import find_checkpoint, prepare_output_dir, reload_weights, unwrap, write_json
 from hfseg.data import limit, load
 from hfseg.data.augment import Augmentation
 from hfseg.data.transforms import SegTransform, build_processor, class_pixels, prepare
@@ -162,11 +162,11 @@ def class_weights(given: Sequence[str] | None, labels: Labels, train_set: Any) -
 
 def report_best(trainer: SegTrainer, dataset: DatasetDict, labels: Labels, transform: SegTransform) -> None:
     """Tests the best model, draws four predictions, and says where it lies and how to use it."""
-    args = trainer.args
+    args: Any = trainer.args
     best = Path(args.output_dir) / "best"
     split = "test" if len(dataset.get("test", ())) else "validation"
     trainer.accelerator.wait_for_everyone()
-    trainer.model.load_state_dict(read_bundle(best).model.state_dict())
+    reload_weights(unwrap(trainer.model), best)
     trainer.remove_callback(BestBundleCallback)
     metrics = trainer.evaluate(prepare(dataset[split], transform), metric_key_prefix="test")
     if not args.should_save:

@@ -10,7 +10,7 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer
 
 from hfseg.checkpoints import reload_weights, unwrap
 from hfseg.data.transforms import collate, normalize
-from hfseg.labels import IGNORE_INDEX
+from hfseg.labels import IGNORE_INDEX, class_names
 from hfseg.losses import cross_entropy, upsample
 from hfseg.metrics import SegMetric, confusion_matrices, confusion_matrix
 
@@ -47,8 +47,8 @@ class SegTrainer(Trainer):
         class_weights: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> None:
-        self.num_labels = model.config.num_labels
-        self.class_names = [model.config.id2label[i] for i in range(self.num_labels)]
+        self.class_names = class_names(model.config)
+        self.num_labels = len(self.class_names)
         if args.world_size > 1 and args.device.type == "cuda" and getattr(args, "sync_batchnorm", True):
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         if args.ddp_find_unused_parameters is None:
@@ -181,8 +181,10 @@ class SegTrainer(Trainer):
         if gamma is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         steps_per_epoch = self.steps_per_epoch
+        optimizer = optimizer or self.optimizer
+        assert optimizer is not None
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer or self.optimizer, lambda step: gamma ** (step // steps_per_epoch)
+            optimizer, lambda step: gamma ** (step // steps_per_epoch)
         )
         self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -201,7 +203,7 @@ class SegTrainer(Trainer):
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_best_model()
-        return reload_weights(unwrap(self.model), self.state.best_model_checkpoint)
+        return reload_weights(unwrap(self.model), str(self.state.best_model_checkpoint))
 
 
 def _by_size(

@@ -1,22 +1,83 @@
+"""Data sets by name. A loader gives the splits with `image` and `mask`, and the labels that read the masks."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+from datasets import Dataset, DatasetDict
 
-from hfseg.data import pets, synthetic
-from hfseg.errors import InputError
+from hfseg.data import folder, pets, synthetic
+from hfseg.errors import InputError, near_names
+from hfseg.labels import Labels
 
-DATASETS = {"pets": pets.load, "synthetic": synthetic.load}
+DATASETS: dict[str, Callable[..., tuple[DatasetDict, Labels]]] = {
+    "pets": pets.load,
+    "folder": folder.load,
+    "synthetic": synthetic.load,
+}
+
+# A recipe may hold these whatever the data set: where its splits are fixed, there is nothing to hold out.
+SPLIT_OPTIONS = ("validation_fraction", "split_seed")
 
 
-def load(name, **options):
-    return DATASETS[name](**{k: v for k, v in options.items() if v is not None})
+def load(name: str, **options: Any) -> tuple[DatasetDict, Labels]:
+    """Loads a data set.
+
+    Args:
+        name: a key of `DATASETS`.
+        options: of its loader; those that are None are left to the loader's defaults.
+
+    Returns:
+        The splits (train, validation, test: those there are) with columns `image` and `mask`, and the labels.
+
+    Raises:
+        InputError: an unknown name, an option that this data set doesn't have, or what its loader raises.
+    """
+    if name not in DATASETS:
+        raise InputError(f"There is no data set {name!r}; allowed are {', '.join(DATASETS)}.{_near(name, DATASETS)}")
+    loader = DATASETS[name]
+    allowed = list(inspect.signature(loader).parameters)
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in [key for key in given if key not in allowed]:
+        if key not in SPLIT_OPTIONS:
+            raise InputError(
+                f"The data set {name} has no option {key}; it has {', '.join(allowed)}. Leave {key} out."
+                f"{_near(key, allowed)}"
+            )
+        del given[key]
+    return loader(**given)
 
 
-def find_split(dataset, split):
-    if split not in dataset:
-        raise InputError(f"no split {split}: {list(dataset)}")
+def find_split(dataset: DatasetDict, split: str) -> Dataset:
+    """One split of a data set.
+
+    Raises:
+        InputError: there is no such split, or it is empty; names those that can be used.
+    """
+    there = [name for name, part in dataset.items() if len(part)]
+    if split not in there:
+        what = "holds no images" if split in dataset else "is not in this data set"
+        raise InputError(
+            f"The split {split!r} {what}; there are {', '.join(there) or 'none'}. Give one of them, or add its files."
+            f"{_near(split, there)}"
+        )
     return dataset[split]
 
 
-def limit(dataset, n, seed):
-    if n is None or n >= len(dataset):
+def limit(dataset: Dataset, num_samples: int | None, seed: int) -> Dataset:
+    """A random part of a data set, in its order; all of it when `num_samples` is None or not below its length.
+
+    Raises:
+        InputError: `num_samples` below 1.
+    """
+    if num_samples is None or num_samples >= len(dataset):
         return dataset
-    return dataset.select(sorted(np.random.default_rng(seed).permutation(len(dataset))[:n].tolist()))
+    if num_samples < 1:
+        raise InputError(f"num_samples is {num_samples}; give 1 or more, or leave it out.")
+    picked = np.random.default_rng(seed).permutation(len(dataset))[:num_samples]
+    return dataset.select(sorted(picked.tolist()))
+
+
+def _near(name: str, allowed: Any) -> str:
+    return near_names(name, list(allowed))

@@ -94,7 +94,7 @@ def draw_sample(seed: int, split: str, index: int, size: tuple[int, int]) -> tup
     light = (0.6 * math.cos(angle), -abs(math.sin(angle)))  # from above
     picture = draw_scene(rng, size, light)
     cover = np.zeros(size, np.float32)
-    for number in range(2 if rng.random() < 0.15 else 1):
+    for number in range(2 if rng.random() < 0.1 else 1):
         cover = np.maximum(cover, draw_animal(rng, picture, light, small=number > 0))
     glow = 1 + 0.35 * (_noise(rng, size, max(size)) - 0.5)[..., None]  # uneven light over the whole scene
     grain = np.float32(rng.uniform(1, 6)) * rng.standard_normal((*size, 1), np.float32)
@@ -205,10 +205,10 @@ def draw_animal(
     """Paints one animal into `picture`; returns its (H, W) float32 cover in 0..1."""
     size = picture.shape[:2]
     layers, eyes, noses, reach = build_pose(rng)
-    scale = min(size) * rng.uniform(0.5, 0.7 if small else 1.15) / reach
+    scale = min(size) * rng.uniform(0.6, 0.75 if small else 1.2) / reach
     angle, mirror = rng.normal(0, 0.12), rng.choice([-1, 1])
     cos, sin = scale * math.cos(angle), scale * math.sin(angle)
-    center_x, center_y = size[1] * rng.uniform(0.2, 0.8), size[0] * rng.uniform(0.35, 0.65)
+    center_x, center_y = size[1] * rng.uniform(0.2, 0.8), size[0] * rng.uniform(0.36, 0.64)
 
     def place(limb: Limb) -> Limb:
         return [

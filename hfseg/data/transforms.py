@@ -80,7 +80,6 @@ def normalize(pixel_values: torch.Tensor, processor: ImageProcessor) -> torch.Te
 
 
 @lru_cache(maxsize=32)  # kept on the device: a copy at each step would make the host wait for it
-@torch.inference_mode(False)
 def _pixel_mean_std(
     mean: tuple[float, ...], std: tuple[float, ...], factor: float | None, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:

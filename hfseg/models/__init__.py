@@ -16,7 +16,7 @@ from hfseg.models.encoder import freeze_encoder
 from hfseg.models.timm_seg import TimmForSemanticSegmentation, TimmSegConfig
 from hfseg.models.torchvision_seg import TorchvisionForSemanticSegmentation, TorchvisionSegConfig
 
-# name -> (name, labels, *, weights, image_size, aux_loss) -> model
+# name -> builder(name, labels, *, weights, trust_remote_code) and what only some have: image_size, aux_loss
 MODELS: dict[str, Callable[..., PreTrainedModel]] = {
     "segformer-b0": segformer.build,
     "segformer-b1": segformer.build,
@@ -32,10 +32,18 @@ MODELS: dict[str, Callable[..., PreTrainedModel]] = {
     "lraspp_mobilenet_v3_large": build_torchvision,
 }
 
+# In this process our classes are known by their model_type; save_pretrained also writes their code beside the weights,
+# so that they load elsewhere with trust_remote_code=True.
 AutoConfig.register("hfseg_torchvision", TorchvisionSegConfig, exist_ok=True)
 AutoModelForSemanticSegmentation.register(TorchvisionSegConfig, TorchvisionForSemanticSegmentation, exist_ok=True)
 AutoConfig.register("hfseg_timm", TimmSegConfig, exist_ok=True)
 AutoModelForSemanticSegmentation.register(TimmSegConfig, TimmForSemanticSegmentation, exist_ok=True)
+for _config, _model in (
+    (TorchvisionSegConfig, TorchvisionForSemanticSegmentation),
+    (TimmSegConfig, TimmForSemanticSegmentation),
+):
+    _config.register_for_auto_class("AutoConfig")
+    _model.register_for_auto_class("AutoModelForSemanticSegmentation")
 
 
 def build(
@@ -46,6 +54,7 @@ def build(
     freeze: str = "none",
     image_size: tuple[int, int] | None = None,
     aux_loss: bool = False,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """A model for these classes, on the CPU, with a new head.
 
@@ -57,15 +66,19 @@ def build(
         freeze: `none` or `encoder`.
         image_size: (height, width) in pixels the model will see; encoders of one fixed size are built for it.
         aux_loss: add torchvision's auxiliary head.
+        trust_remote_code: let a checkpoint bring code of its own.
 
     Raises:
         InputError: unknown name, weights that can't be had or don't fit, a size that the encoder refuses.
     """
-    builder, options = _builder(name), {"weights": weights}
+    if freeze not in ("none", "encoder"):
+        raise InputError(f"freeze is {freeze!r}; allowed are none and encoder.")
+    builder = _builder(name)
+    options: dict[str, Any] = {"weights": weights, "trust_remote_code": trust_remote_code}
     if builder is build_timm:
-        options["image_size"] = image_size  # type: ignore[assignment]
+        options["image_size"] = image_size
     elif builder is build_torchvision:
-        options["aux_loss"] = aux_loss  # type: ignore[assignment]
+        options["aux_loss"] = aux_loss
     if aux_loss and builder is not build_torchvision:
         raise InputError(f"aux_loss: {name} has no auxiliary head; leave aux_loss out.")
     if weights == "imagenet" and builder is not build_torchvision:
@@ -89,13 +102,13 @@ def _builder(name: str) -> Callable[..., PreTrainedModel]:
     )
 
 
-def normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalization(name: str, *, trust_remote_code: bool = False) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation, of values in 0..1, that the model's usual weights expect; ImageNet's by default."""
     found: Any = None
     if name.startswith("timm/"):
         cfg = timm.get_pretrained_cfg(name.removeprefix("timm/"))
         found = (cfg.mean, cfg.std) if cfg is not None else None
     elif name not in MODELS:
-        found = segformer.checkpoint_normalization(name)
+        found = segformer.checkpoint_normalization(name, trust_remote_code)
     mean, std = found or (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     return tuple(mean), tuple(std)

@@ -10,32 +10,25 @@ from typing import Any
 import timm
 import torch
 from torchvision.models import get_model_weights, segmentation
-from transformers import PreTrainedModel
 
 from hfseg.errors import InputError, near_names
 from hfseg.labels import Labels
-from hfseg.models.encoder import (
-    NO_NETWORK,
-    copy_weights,
-    find_encoder,
-    load_encoder,
-    match_names,
-    read_state_dict,
-    rename_by_order,
-)
+from hfseg.models.encoder import NO_NETWORK, find_encoder, load_encoder
 from hfseg.models.segformer import label_settings
+from hfseg.models.state_dicts import copy_weights, match_names, one_line, read_state_dict, rename_by_order
 from hfseg.models.timm_seg import TimmForSemanticSegmentation, TimmSegConfig
 from hfseg.models.torchvision_seg import TorchvisionForSemanticSegmentation, TorchvisionSegConfig
 
 logger = logging.getLogger(__name__)
 
-# What encoders of a fixed input size need to take other sizes, in the order in which it is tried: plain vision
-# transformers interpolate their positions, Swin's windows only need images that are padded to a multiple.
-FLEXIBLE_SIZE = (({"dynamic_img_size": True, "dynamic_img_pad": True}, 1), ({"strict_img_size": False}, 32))
+# How encoders of a fixed input size are made to take others, best first: plain vision transformers interpolate their
+# positions, Swin's windows slide over any size. Both need images in multiples of their stride.
+FLEXIBLE_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
+REFUSALS = (RuntimeError, AttributeError, NotImplementedError, AssertionError, ValueError)
 
 
 def build_torchvision(
-    name: str, labels: Labels, *, weights: str, aux_loss: bool = False, **_: Any
+    name: str, labels: Labels, *, weights: str, aux_loss: bool = False, trust_remote_code: bool = False
 ) -> TorchvisionForSemanticSegmentation:
     """`pretrained` takes the encoder of torchvision's own segmentation weights, `imagenet` the backbone's."""
     if aux_loss and name.startswith("lraspp"):
@@ -52,84 +45,110 @@ def build_torchvision(
             raise InputError(f"weights: {published.url} can't be fetched ({error}). {NO_NETWORK}") from error
         copy_weights(find_encoder(model), given, str(published))
     elif weights != "scratch":
-        load_encoder(model, weights)
+        load_encoder(model, weights, trust_remote_code=trust_remote_code)
     return model
 
 
 def build_timm(
-    name: str, labels: Labels, *, weights: str, image_size: tuple[int, int] | None = None, **_: Any
+    name: str,
+    labels: Labels,
+    *,
+    weights: str,
+    image_size: tuple[int, int] | None = None,
+    trust_remote_code: bool = False,
 ) -> TimmForSemanticSegmentation:
     """`timm/<encoder>`; `pretrained` takes timm's own weights."""
     encoder_name = name.removeprefix("timm/")
     if not timm.is_model(encoder_name.split(".")[0]):
         near = near_names(encoder_name, timm.list_models())
         raise InputError(f"timm has no model {encoder_name!r}.{near} `timm.list_models()` lists them.")
-    cfg = timm.get_pretrained_cfg(encoder_name)
-    kwargs: dict[str, Any] = {}
-    multiple = 1
-    if cfg is not None and cfg.fixed_input_size:
-        kwargs, multiple = _flexible_size(encoder_name, image_size)
-    config = TimmSegConfig(
-        encoder_name=encoder_name, encoder_kwargs=kwargs, size_multiple=multiple, **label_settings(labels)
-    )
-    try:
-        model = TimmForSemanticSegmentation(config)
-    except (RuntimeError, AttributeError, NotImplementedError, AssertionError) as error:
-        raise InputError(f"timm/{encoder_name} gives no feature maps: {_one_line(error)}") from error
-    if image_size is not None:
-        _check_size(model, encoder_name, image_size, cfg)
+    model = _build_for_size(encoder_name, labels, image_size)
     if weights == "pretrained":
         try:
-            encoder = timm.create_model(encoder_name, pretrained=True, features_only=True, **kwargs)
+            encoder = timm.create_model(
+                encoder_name, pretrained=True, features_only=True, **model.config.encoder_kwargs
+            )
         except (OSError, RuntimeError) as error:  # huggingface_hub's errors are OSErrors
             raise InputError(
-                f"weights: timm's weights of {encoder_name} can't be had: {_one_line(error)} {NO_NETWORK}"
+                f"weights: timm's weights of {encoder_name} can't be had: {one_line(error)} {NO_NETWORK}"
             ) from error
         copy_weights(model.encoder, encoder.state_dict(), f"timm's {encoder_name}")
     elif weights != "scratch":
-        _load_timm(model, encoder_name, weights)
+        _load_timm(model, encoder_name, weights, trust_remote_code)
     return model
 
 
-def _flexible_size(encoder_name: str, image_size: tuple[int, int] | None) -> tuple[dict[str, Any], int]:
-    for kwargs, multiple in FLEXIBLE_SIZE:
+def _build_for_size(encoder_name: str, labels: Labels, size: tuple[int, int] | None) -> TimmForSemanticSegmentation:
+    """The model with new weights; a size that the encoder refuses is told now, with the nearest one that works."""
+    try:
+        return _try_size(encoder_name, labels, size)
+    except REFUSALS as error:
+        refusal = error
+    if size is not None:
+        near = [max(32, round(side / 32) * 32) for side in size]
+        cfg = timm.get_pretrained_cfg(encoder_name)
+        _, *default = cfg.input_size if cfg is not None else (3, 224, 224)
+        for candidate in ((near[0], near[1]), (max(near), max(near)), (default[0], default[1])):
+            try:
+                _try_size(encoder_name, labels, candidate)
+            except REFUSALS:
+                continue
+            raise InputError(
+                f"image_size: timm/{encoder_name} can't take {size[0]} x {size[1]} pixels; "
+                f"{candidate[0]} x {candidate[1]} works. The reason: {one_line(refusal)}"
+            ) from refusal
+    raise InputError(
+        f"timm/{encoder_name} gives no feature maps: {one_line(refusal)} Give another encoder."
+    ) from refusal
+
+
+def _try_size(encoder_name: str, labels: Labels, size: tuple[int, int] | None) -> TimmForSemanticSegmentation:
+    cfg = timm.get_pretrained_cfg(encoder_name)
+    kwargs, multiple = _size_options(encoder_name, size) if cfg is not None and cfg.fixed_input_size else ({}, 1)
+    config = TimmSegConfig(
+        encoder_name=encoder_name,
+        encoder_kwargs=kwargs,
+        size_multiple=multiple,
+        image_size=None if size is None else list(size),
+        **label_settings(labels),
+    )
+    model = TimmForSemanticSegmentation(config)
+    if size is not None:
+        model.eval()
+        with torch.no_grad():
+            model(pixel_values=torch.zeros(1, 3, *size))
+        model.train()
+    return model
+
+
+def _size_options(encoder_name: str, size: tuple[int, int] | None) -> tuple[dict[str, Any], int]:
+    """What `timm.create_model` needs for this size, and the multiple to which images are padded."""
+    for kwargs in FLEXIBLE_SIZE:
         try:
-            timm.create_model(encoder_name, features_only=True, **kwargs)
+            encoder: Any = timm.create_model(encoder_name, features_only=True, **kwargs)
         except TypeError:  # this architecture has no such option
             continue
-        return kwargs, multiple
-    return ({"img_size": tuple(image_size)} if image_size is not None else {}), 1
-
-
-@torch.no_grad()
-def _check_size(model: PreTrainedModel, encoder_name: str, size: tuple[int, int], cfg: Any) -> None:
-    """One forward pass, so that a size which the encoder refuses is told before the data is read."""
+        return kwargs, max(encoder.feature_info.reduction())
+    if size is None:
+        return {}, 1
+    kwargs = {"img_size": list(size)}
     try:
-        model.eval()(pixel_values=torch.zeros(1, 3, *size))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        works = tuple(cfg.input_size[1:]) if cfg is not None else (224, 224)
-        raise InputError(
-            f"image_size: timm/{encoder_name} can't take {size[0]} x {size[1]} pixels ({_one_line(error)}); "
-            f"{works[0]} x {works[1]} works."
-        ) from error
-    finally:
-        model.train()
+        timm.create_model(encoder_name, features_only=True, **kwargs)
+    except TypeError:
+        return {}, 1
+    return kwargs, 1
 
 
-def _load_timm(model: TimmForSemanticSegmentation, encoder_name: str, weights: str) -> None:
+def _load_timm(model: TimmForSemanticSegmentation, encoder_name: str, weights: str, trust_remote_code: bool) -> None:
     """A file, by name or, where no name fits but every shape does in order, by order (ported weights rename keys)."""
     if not Path(weights).is_file():
-        load_encoder(model, weights)
+        load_encoder(model, weights, trust_remote_code=trust_remote_code)
         return
     given = read_state_dict(Path(weights))
     own = model.encoder.state_dict()
-    if 2 * len(match_names(own, given)) < len(own):
+    if 2 * len(match_names(own, given)[0]) < len(own):
         renamed = rename_by_order(timm.create_model(encoder_name).state_dict(), given)
         if renamed is not None:
             logger.info(f"{weights}: the names are not timm's, but all {len(given)} shapes fit {encoder_name} in order")
             given = renamed
     copy_weights(model.encoder, given, weights)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -1,11 +1,15 @@
 """SegFormer in its six published sizes, and any other semantic segmentation checkpoint of transformers."""
 
+import logging
+from typing import Any
+
 import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
+    PreTrainedConfig,
     PreTrainedModel,
     SegformerConfig,
     SegformerForSemanticSegmentation,
@@ -13,7 +17,10 @@ from transformers import (
 
 from hfseg.errors import InputError
 from hfseg.labels import IGNORE_INDEX, Labels
-from hfseg.models.encoder import load_encoder
+from hfseg.models.encoder import NO_NETWORK, find_encoder, load_encoder
+from hfseg.models.state_dicts import one_line
+
+logger = logging.getLogger(__name__)
 
 # Xie et al., "SegFormer" (NeurIPS 2021), table 6: blocks per stage, channels per stage, width of the decoder.
 SIZES = {
@@ -26,7 +33,7 @@ SIZES = {
 }
 
 
-def label_settings(labels: Labels) -> dict:
+def label_settings(labels: Labels) -> dict[str, Any]:
     """What a model's config says of its classes; the palette lets `hfseg predict` colour masks anywhere."""
     return {
         "id2label": labels.id2label,
@@ -36,7 +43,7 @@ def label_settings(labels: Labels) -> dict:
     }
 
 
-def build(name: str, labels: Labels, *, weights: str) -> PreTrainedModel:
+def build(name: str, labels: Labels, *, weights: str, trust_remote_code: bool = False) -> PreTrainedModel:
     """A SegFormer with a new head; `pretrained` takes the encoder of nvidia/mit-b0 ... -b5."""
     depths, hidden_sizes, decoder = SIZES[name]
     config = SegformerConfig(
@@ -44,31 +51,69 @@ def build(name: str, labels: Labels, *, weights: str) -> PreTrainedModel:
     )
     model = SegformerForSemanticSegmentation(config)
     if weights != "scratch":
-        load_encoder(model, f"nvidia/mit-{name.removeprefix('segformer-')}" if weights == "pretrained" else weights)
+        source = f"nvidia/mit-{name.removeprefix('segformer-')}" if weights == "pretrained" else weights
+        load_encoder(model, source, trust_remote_code=trust_remote_code)
     return model
 
 
-def build_checkpoint(name: str, labels: Labels, *, weights: str) -> PreTrainedModel:
+def build_checkpoint(name: str, labels: Labels, *, weights: str, trust_remote_code: bool = False) -> PreTrainedModel:
     """The architecture of a checkpoint (folder or Hub id); `pretrained` takes all its weights that fit the classes."""
     try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        set_labels(config, labels)
         if weights == "pretrained":
-            return AutoModelForSemanticSegmentation.from_pretrained(
-                name, ignore_mismatched_sizes=True, dtype=torch.float32, **label_settings(labels)
-            )
-        config = AutoConfig.from_pretrained(name, **label_settings(labels))
-        model = AutoModelForSemanticSegmentation.from_config(config)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"model: {name} can't be loaded as a semantic segmentation model: {reason}") from error
+            return _load_all(name, config, trust_remote_code)
+        model = AutoModelForSemanticSegmentation.from_config(
+            config, dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"model: {name} can't be loaded as a semantic segmentation model: {one_line(error)} {NO_NETWORK}"
+        ) from error
     if weights != "scratch":
-        load_encoder(model, weights)
+        load_encoder(model, weights, trust_remote_code=trust_remote_code)
     return model
 
 
-def checkpoint_normalization(name: str) -> tuple[list[float], list[float]] | None:
+def set_labels(config: PreTrainedConfig, labels: Labels) -> None:
+    """Names, palette and the ignored value in a config that exists already."""
+    config.id2label, config.label2id = labels.id2label, labels.label2id
+    config.palette = [list(color) for color in labels.palette]
+    for key in ("semantic_loss_ignore_index", "loss_ignore_index"):  # UperNet's name is the shorter
+        if hasattr(config, key):
+            setattr(config, key, IGNORE_INDEX)
+
+
+def _load_all(name: str, config: PreTrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
+    model, info = AutoModelForSemanticSegmentation.from_pretrained(
+        name,
+        config=config,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        dtype=torch.float32,
+        trust_remote_code=trust_remote_code,
+    )
+    new = sorted({str(key) for key in info["missing_keys"]} | {str(key) for key, *_ in info["mismatched_keys"]})
+    total = len(model.state_dict())
+    if len(new) == total:
+        raise InputError(f"model: not one tensor of {name} fits a {type(model).__name__}; give --weights scratch.")
+    encoder = {id(tensor) for tensor in find_encoder(model).state_dict(keep_vars=True).values()}
+    in_encoder = any(id(model.state_dict(keep_vars=True)[key]) in encoder for key in new)
+    lines = [f"{total - len(new)} of {total} tensors from {name}", *(f"  - {key}: drawn anew" for key in new)]
+    logger.log(logging.WARNING if in_encoder else logging.INFO, "\n".join(lines))
+    return model
+
+
+def checkpoint_normalization(name: str, trust_remote_code: bool = False) -> tuple[list[float], list[float]] | None:
     """Mean and standard deviation of a checkpoint's own image processor, or None where it has none."""
     try:
-        processor = AutoImageProcessor.from_pretrained(name)
+        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError):
         return None
-    return processor.image_mean, processor.image_std
+    if getattr(processor, "do_flip_channel_order", False):
+        logger.warning(f"{name} was trained on BGR images and is fed RGB here; train all of it, not the head alone.")
+    if getattr(processor, "do_normalize", None):
+        return processor.image_mean, processor.image_std
+    return [0.0] * 3, [1.0] * 3

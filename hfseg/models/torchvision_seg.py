@@ -60,6 +60,9 @@ class TorchvisionForSemanticSegmentation(PreTrainedModel):
     config_class = TorchvisionSegConfig
     base_model_prefix = "encoder"
     main_input_name = "pixel_values"
+    encoder: nn.Module
+    head: nn.Module
+    aux_head: nn.Module | None
 
     def __init__(self, config: TorchvisionSegConfig) -> None:
         super().__init__(config)
@@ -72,15 +75,16 @@ class TorchvisionForSemanticSegmentation(PreTrainedModel):
         self.aux_head = getattr(network, "aux_classifier", None)
         if not any(parameter.is_meta for parameter in self.parameters()):
             for module in self.modules():  # their constructors have drawn the weights: post_init must leave them alone
-                module._is_hf_initialized = True
+                module._is_hf_initialized = True  # type: ignore[assignment]
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Called by from_pretrained: draws what the checkpoint does not hold."""
+        reset: Any = getattr(module, "reset_parameters", None)
         missing = [p for p in module.parameters(recurse=False) if not getattr(p, "_is_hf_initialized", False)]
-        if missing and hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        if missing and reset is not None:
+            reset()
 
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> AuxiliarySegmenterOutput:
         """Segments a batch.

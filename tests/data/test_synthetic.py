@@ -118,10 +118,12 @@ def test_band_by_hand() -> None:
 
 
 def test_figures_lie_anywhere(samples: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    share = np.mean([mask == 2 for _, mask in samples], axis=0)
-    assert share.max() < 0.75, "a fixed map would do"
-    assert share[16:-16, 16:-16].min() > 0, "no place is always background"
-    assert any(mask[:, 0].any() or mask[:, -1].any() for _, mask in samples), "some are cut by the border"
+    inside = np.array([mask == 2 for _, mask in samples])
+    assert inside.mean(0)[16:-16, 16:-16].min() > 0, "some place is always background"
+    assert any(mask[:, 0].any() or mask[:, -1].any() for _, mask in samples), "none is cut by the border"
+    # Where the first half's figures mostly are says little about the other half's.
+    guess, truth = inside[:50].mean(0) > 0.3, inside[50:]
+    assert (guess & truth).sum() / (guess | truth).sum() < 0.45, "a fixed map would do"
 
 
 def test_color_alone_tells_little(samples: list[tuple[np.ndarray, np.ndarray]]) -> None:
