@@ -28,7 +28,7 @@ from hfseg.models import build, normalization
 from hfseg.segmenter import Segmenter, draw_predictions
 from hfseg.trainer import SegTrainer
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("hfseg.train")  # also when this file runs as a script
 
 DEFAULT_SIZE = (512, 512)
 

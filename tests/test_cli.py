@@ -132,7 +132,7 @@ def test_hfseg_train_starts_two_processes(tmp_path: Path) -> None:
         (["train", "recipes/segformer_pet.json"], "Did you mean 'recipes/segformer_pets.json'"),
         (["train", *QUICK, "--datset", "pets"], "There is no option 'datset'. Did you mean 'dataset'"),
         (["train", *QUICK, "--dataset", "pet"], "'pets'"),
-        (["train", *QUICK, "--model", "segformer-b9"], "'segformer-b0'"),
+        (["train", *QUICK, "--model", "segformer-b9"], "Did you mean 'segformer-b5'"),
         (["train", *QUICK, "--model", "timm/resnet19"], "resnet18"),
         (["train", *QUICK, "--weights", "weights.pth"], "weights.pth"),
         (["train", "recipes/segformer_pets.json", "--data_dir", "nowhere"], "nowhere"),
