@@ -164,8 +164,16 @@ def report_best(trainer: SegTrainer, dataset: DatasetDict, labels: Labels, trans
     """Tests the best model, draws four predictions, and says where it lies and how to use it."""
     args: Any = trainer.args
     best = Path(args.output_dir) / "best"
+    trainer.accelerator.wait_for_everyone()  # the main process may still be writing it
+    if not (best / "config.json").is_file():  # training ended before any validation, or there was to be none
+        trainer.evaluate()
+        trainer.accelerator.wait_for_everyone()
+    if not (best / "config.json").is_file():
+        raise InputError(
+            "The validation masks hold no valid pixel, so that no model is best; the last one lies in "
+            f"{args.output_dir}/checkpoint-*. Give validation images whose masks show classes."
+        )
     split = "test" if len(dataset.get("test", ())) else "validation"
-    trainer.accelerator.wait_for_everyone()
     reload_weights(unwrap(trainer.model), best)
     trainer.remove_callback(BestBundleCallback)
     metrics = trainer.evaluate(prepare(dataset[split], transform), metric_key_prefix="test")

@@ -12,7 +12,7 @@ from hfseg.checkpoints import reload_weights, unwrap
 from hfseg.data.transforms import collate, normalize
 from hfseg.labels import IGNORE_INDEX, class_names
 from hfseg.losses import cross_entropy, upsample
-from hfseg.metrics import SegMetric, confusion_matrices, confusion_matrix
+from hfseg.metrics import SegMetric, confusion_matrices, confusion_matrix, predict_ids
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class SegTrainer(Trainer):
         if (auxiliary := getattr(outputs, "aux_logits", None)) is not None and model.training:
             loss = loss + AUXILIARY_WEIGHT * self._loss(auxiliary, labels, num_items_in_batch)
         if model.training:
-            self.train_matrix += confusion_matrix(logits.detach().argmax(1), labels, self.num_labels)
+            self.train_matrix += confusion_matrix(predict_ids(logits.detach()), labels, self.num_labels)
             # Each process divides by the pixels of all of them, and DistributedDataParallel takes the mean.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
@@ -133,7 +133,7 @@ class SegTrainer(Trainer):
         matrices, sums = [], []
         for one_logits, one_labels in _by_size(logits, inputs["labels"]):
             one_logits = upsample(one_logits, one_labels.shape[-2:])
-            matrices.append(confusion_matrices(one_logits.argmax(1), one_labels, self.num_labels))
+            matrices.append(confusion_matrices(predict_ids(one_logits), one_labels, self.num_labels))
             for image_logits, image_labels in zip(one_logits, one_labels):
                 total = self._loss(image_logits[None], image_labels[None], 1)
                 sums.append(torch.stack([total.to(dtype), (image_labels != IGNORE_INDEX).sum().to(dtype)]))

@@ -110,6 +110,12 @@ def test_a_finished_run_can_be_resumed_and_stays(trained: Path) -> None:
     assert (trained / "best" / "metrics.json").read_text() == before
 
 
+def test_without_validation_the_last_model_is_kept(tmp_path: Path) -> None:
+    result = run("train", *QUICK, "--eval_strategy", "no", "--output_dir", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "best" / "metrics.json").read_text())["epoch"] == 2
+
+
 def test_accelerate_launch_runs_the_script_itself(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "hfseg/train.py"]
     command += [*QUICK, "--max_steps", "1", "--output_dir", str(tmp_path / "run")]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hfseg.errors import InputError
 from hfseg.labels import IGNORE_INDEX, Labels
-from hfseg.metrics import SegMetric, confusion_matrices, confusion_matrix
+from hfseg.metrics import SegMetric, confusion_matrices, confusion_matrix, predict_ids
 
 
 def draw_maps(seed: int, num_images: int, num_labels: int, size: tuple[int, int] = (5, 6)) -> tuple[torch.Tensor, ...]:
@@ -319,3 +319,8 @@ def test_stays_on_the_device(batch: tuple[torch.Tensor, ...]) -> None:
     kept = SegMetric(7, device="cpu")
     kept.update(pred, labels)
     assert not kept.matrix.is_cuda
+
+
+def test_predicted_ids_are_the_first_of_the_largest() -> None:
+    logits = torch.randint(0, 3, (2, 5, 7, 9), generator=torch.Generator().manual_seed(0)).float()  # with many ties
+    assert torch.equal(predict_ids(logits), logits.argmax(1))
