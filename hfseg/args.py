@@ -93,6 +93,7 @@ class ModelArguments:
     )
     freeze: Literal["none", "encoder"] = option("encoder: neither its weights nor its norm statistics move.", "none")
     aux_loss: bool = option("Add torchvision's auxiliary head and 0.4 times its loss.", False)
+    head_dropout: float | None = option("SegFormer, timm: dropout before the classifier; unset: 0.1.")
 
 
 @dataclass
@@ -221,7 +222,7 @@ def parse(
         except ValueError as error:  # TrainingArguments checks its values itself
             raise InputError(str(error).strip().replace("\n", " ")) from None
     saved = {k: getattr(namespace, k) for k in merged if k not in RUN_ONLY_KEYS}
-    return (*objects, {k: json.loads(v) if k in ("label_map", "colors") else v for k, v in saved.items()})
+    return (*objects, {key: _json_value(key, value) for key, value in saved.items()})
 
 
 def describe_options(dataclass_types: Sequence[type]) -> str:
@@ -264,6 +265,13 @@ def _tokens(key: str, value: Any) -> list[str]:
         strings = [v if isinstance(v, str) else json.dumps(v) for v in value]
         return [f"--{key}={strings[0]}"] if len(strings) == 1 else [f"--{key}", *strings]
     return [f"--{key}={value}"]
+
+
+def _json_value(key: str, value: Any) -> Any:
+    """A parsed value as it stands in a recipe."""
+    if key in ("label_map", "colors"):
+        return json.loads(value)
+    return value[0] if key in ("image_size", "crop_size") and len(value) == 1 else value
 
 
 def _check_names(given: Sequence[str], allowed: list[str]) -> None:

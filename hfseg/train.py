@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         freeze=model_args.freeze,
         image_size=data_args.crop_size or image_size,
         aux_loss=model_args.aux_loss,
+        head_dropout=model_args.head_dropout,
     )
     weights = class_weights(args.class_weights, labels, prepare(dataset["train"], eval_transform))
 

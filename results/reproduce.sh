@@ -11,13 +11,14 @@
 set -euo pipefail
 export data=$1 lite0=$2
 shift 2
-rows=${*:-segformer_scratch lite0_finetune lite0_frozen lite0_scratch lite0_finetune_128}
+rows=${*:-segformer_scratch segformer_no_dropout lite0_finetune lite0_frozen lite0_scratch lite0_finetune_128}
 export hfseg=${HFSEG:-.venv/bin/hfseg} commit OMP_NUM_THREADS=1
 commit=$(git rev-parse --short HEAD)
 
 options() { # of each row
   case $1 in
     segformer_scratch) echo recipes/segformer_pets.json --weights scratch ;;
+    segformer_no_dropout) echo recipes/segformer_pets.json --weights scratch --head_dropout 0 ;;
     lite0_finetune) echo recipes/timm_pets.json --weights LITE0 ;;
     lite0_frozen) echo recipes/timm_pets.json --weights LITE0 --freeze encoder ;;
     lite0_scratch) echo recipes/timm_pets.json --weights scratch ;;

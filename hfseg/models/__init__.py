@@ -16,7 +16,7 @@ from hfseg.models.encoder import freeze_encoder
 from hfseg.models.timm_seg import TimmForSemanticSegmentation, TimmSegConfig
 from hfseg.models.torchvision_seg import TorchvisionForSemanticSegmentation, TorchvisionSegConfig
 
-# name -> builder(name, labels, *, weights, trust_remote_code) and what only some have: image_size, aux_loss
+# name -> builder(name, labels, *, weights, trust_remote_code); some take image_size, aux_loss or head_dropout as well
 MODELS: dict[str, Callable[..., PreTrainedModel]] = {
     "segformer-b0": segformer.build,
     "segformer-b1": segformer.build,
@@ -54,6 +54,7 @@ def build(
     freeze: str = "none",
     image_size: tuple[int, int] | None = None,
     aux_loss: bool = False,
+    head_dropout: float | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """A model for these classes, on the CPU, with a new head.
@@ -66,6 +67,7 @@ def build(
         freeze: `none` or `encoder`.
         image_size: (height, width) in pixels the model will see; encoders of one fixed size are built for it.
         aux_loss: add torchvision's auxiliary head.
+        head_dropout: dropout before the classifier, 0 to 1; unset: the model's own.
         trust_remote_code: let a checkpoint bring code of its own.
 
     Raises:
@@ -79,6 +81,12 @@ def build(
         options["image_size"] = image_size
     elif builder is build_torchvision:
         options["aux_loss"] = aux_loss
+    if head_dropout is not None:
+        if builder not in (segformer.build, build_timm):
+            raise InputError(f"head_dropout: {name} keeps its own; leave head_dropout out.")
+        if not 0 <= head_dropout < 1:
+            raise InputError(f"head_dropout is {head_dropout}; give a probability from 0 up to 1.")
+        options["head_dropout"] = head_dropout
     if aux_loss and builder is not build_torchvision:
         raise InputError(f"aux_loss: {name} has no auxiliary head; leave aux_loss out.")
     if weights == "imagenet" and builder is not build_torchvision:

@@ -55,6 +55,7 @@ def build_timm(
     *,
     weights: str,
     image_size: tuple[int, int] | None = None,
+    head_dropout: float | None = None,
     trust_remote_code: bool = False,
 ) -> TimmForSemanticSegmentation:
     """`timm/<encoder>`; `pretrained` takes timm's own weights."""
@@ -63,6 +64,8 @@ def build_timm(
         near = near_names(encoder_name, timm.list_models())
         raise InputError(f"timm has no model {encoder_name!r}.{near} `timm.list_models()` lists them.")
     model = _build_for_size(encoder_name, labels, image_size)
+    if head_dropout is not None:
+        model.config.head_dropout = model.head.dropout.p = head_dropout
     if weights == "pretrained":
         try:
             encoder = timm.create_model(

@@ -1,10 +1,12 @@
 """SegFormer in its six published sizes, and any other semantic segmentation checkpoint of transformers."""
 
 import logging
+import math
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -43,17 +45,41 @@ def label_settings(labels: Labels) -> dict[str, Any]:
     }
 
 
-def build(name: str, labels: Labels, *, weights: str, trust_remote_code: bool = False) -> PreTrainedModel:
+def build(
+    name: str, labels: Labels, *, weights: str, head_dropout: float | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel:
     """A SegFormer with a new head; `pretrained` takes the encoder of nvidia/mit-b0 ... -b5."""
     depths, hidden_sizes, decoder = SIZES[name]
     config = SegformerConfig(
         depths=list(depths), hidden_sizes=list(hidden_sizes), decoder_hidden_size=decoder, **label_settings(labels)
     )
+    if head_dropout is not None:
+        config.classifier_dropout_prob = head_dropout
     model = SegformerForSemanticSegmentation(config)
+    draw_weights(model)
     if weights != "scratch":
         source = f"nvidia/mit-{name.removeprefix('segformer-')}" if weights == "pretrained" else weights
         load_encoder(model, source, trust_remote_code=trust_remote_code)
     return model
+
+
+@torch.no_grad()
+def draw_weights(model: SegformerForSemanticSegmentation) -> None:
+    """New weights in the scale of each layer, where transformers draws all of them from N(0, 0.02).
+
+    The encoder's convolutions as in the published SegFormer (fan-out of He et al., 2015); the head's after its fan-in
+    (He et al.), its linear layers and classifier after Glorot & Bengio (2010). Trained from scratch for 150 steps on
+    pets, this is worth 0.01 of mIoU (results/README.md).
+    """
+    for module in model.segformer.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+            module.weight.normal_(0, math.sqrt(2 / fan_out))
+    for module in model.decode_head.linear_projections.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+    nn.init.kaiming_uniform_(model.decode_head.linear_fuse.weight, nonlinearity="relu")
+    nn.init.xavier_uniform_(model.decode_head.classifier.weight)
 
 
 def build_checkpoint(name: str, labels: Labels, *, weights: str, trust_remote_code: bool = False) -> PreTrainedModel:

@@ -293,6 +293,8 @@ def test_wrong_weights_give_one_line(
         ("segformer-b0", {"aux_loss": True}, "no auxiliary head"),
         ("lraspp_mobilenet_v3_large", {"aux_loss": True}, "no auxiliary head"),
         ("timm/resnet18", {"weights": "imagenet"}, "torchvision's word"),
+        ("fcn_resnet50", {"head_dropout": 0.2}, "keeps its own"),
+        ("timm/resnet18", {"head_dropout": 1.5}, "from 0 up to 1"),
     ],
 )
 def test_wrong_names_and_options(name: str, options: dict, words: str) -> None:
