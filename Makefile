@@ -1,6 +1,9 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
+# Tests side by side, one thread each: most of them wait for a Python that starts.
+JOBS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope
 
 .PHONY: help venv dev train test test-slow check smoke clean
 
@@ -23,10 +26,10 @@ train: $(VENV)/.installed ## install, and train the quickstart recipe
 	$(BIN)/hfseg train recipes/segformer_quickstart.json --overwrite true
 
 test: $(VENV)/.installed-dev ## install the dev extra, and run the fast tests
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-slow: $(VENV)/.installed-dev ## run the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: $(VENV)/.installed-dev ## lint, format, spelling, types
 	$(BIN)/ruff check .
