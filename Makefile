@@ -1,8 +1,12 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
+LOWEST = .venv-lowest
+# The lower ends of pyproject.toml's ranges, but for torch's, torchvision's and matplotlib's.
+LOWEST_VERSIONS = transformers==5.17.* huggingface_hub==1.33.* datasets==4.4.* accelerate==1.12.* timm==1.0.20 \
+  evaluate==0.4.6
 
-.PHONY: help venv dev train test test-slow check smoke clean
+.PHONY: help venv dev train test test-slow test-lowest check smoke clean
 
 help:           ## print this help
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -27,6 +31,14 @@ test: $(VENV)/.installed-dev ## install the dev extra, and run the fast tests
 
 test-slow: $(VENV)/.installed-dev ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+$(LOWEST)/.installed: pyproject.toml
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --editable '.[dev]' $(LOWEST_VERSIONS)
+	touch $@
+
+test-lowest: $(LOWEST)/.installed ## run the fast tests with the lowest versions, in an environment of their own
+	$(LOWEST)/bin/python -m pytest -m 'not slow'
 
 check: $(VENV)/.installed-dev ## lint, format, spelling, types
 	$(BIN)/ruff check .
