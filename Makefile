@@ -3,9 +3,13 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 # Tests side by side, one thread each: most of them wait for a Python that starts.
 JOBS ?= 2
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope
+PYTEST = -m pytest -n $(JOBS) --dist loadscope
+LOWEST = .venv-lowest
+# The lower ends of pyproject.toml's ranges, but for torch's, torchvision's and matplotlib's.
+LOWEST_VERSIONS = transformers==5.17.* huggingface_hub==1.33.* datasets==4.4.* accelerate==1.12.* timm==1.0.20 \
+  evaluate==0.4.6
 
-.PHONY: help venv dev train test test-slow check smoke clean
+.PHONY: help venv dev train test test-slow test-lowest check smoke clean
 
 help:           ## print this help
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -26,10 +30,18 @@ train: $(VENV)/.installed ## install, and train the quickstart recipe
 	$(BIN)/hfseg train recipes/segformer_quickstart.json --overwrite true
 
 test: $(VENV)/.installed-dev ## install the dev extra, and run the fast tests
-	$(PYTEST) -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m 'not slow'
 
 test-slow: $(VENV)/.installed-dev ## run the tests that take minutes
-	$(PYTEST) -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m slow
+
+$(LOWEST)/.installed: pyproject.toml
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --editable '.[dev]' $(LOWEST_VERSIONS)
+	touch $@
+
+test-lowest: $(LOWEST)/.installed ## run the fast tests with the lowest versions, in an environment of their own
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python $(PYTEST) -m 'not slow'
 
 check: $(VENV)/.installed-dev ## lint, format, spelling, types
 	$(BIN)/ruff check .

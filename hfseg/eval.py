@@ -105,7 +105,11 @@ def recipe_defaults(bundle: Bundle, argv: Sequence[str]) -> dict[str, Any]:
 
 def default_output_dir(source: str, dataset: str, split: str) -> str:
     folder = Path(source)
-    return str(folder.parent / split if folder.is_dir() else Path("runs") / f"{folder.name}_{dataset}_{split}")
+    return str(
+        folder.parent / split
+        if folder.is_dir()
+        else Path("runs") / f"{folder.name}_{dataset.replace('/', '_')}_{split}"
+    )
 
 
 def check_classes(bundle: Bundle, labels: Labels) -> None:

@@ -52,7 +52,7 @@ def test_the_merged_recipe_runs_again_as_it_is(tmp_path: Path) -> None:
 def test_every_shipped_recipe_parses_and_says_what_was_measured(path: Path) -> None:
     parse([str(path), "--use_cpu", "true"])
     about = json.loads(path.read_text())["_about"]
-    assert about == "not run here" or {"command", "hardware", "time", "score"} <= set(about), about
+    assert str(about).startswith("not run here") or {"command", "hardware", "time", "score"} <= set(about), about
 
 
 def test_recipes_were_found() -> None:

@@ -19,7 +19,7 @@ FLOORS = [
     {"data", "models"},
     {"bundle"},
     {"checkpoints", "card", "callbacks", "trainer", "segmenter", "hub"},
-    {"args"},
+    {"args", "data_args"},
     {"train", "eval", "predict", "launch", "catalog"},
     {"cli"},
 ]

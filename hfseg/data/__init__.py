@@ -2,17 +2,19 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from hfseg.data import folder, pets, synthetic
+from hfseg.data import cityscapes, folder, hub_dataset, pets, synthetic
 from hfseg.errors import InputError, near_names
 from hfseg.labels import Labels
 
 DATASETS: dict[str, Callable[..., tuple[DatasetDict, Labels]]] = {
     "pets": pets.load,
+    "cityscapes": cityscapes.load,
     "folder": folder.load,
     "synthetic": synthetic.load,
 }
@@ -25,7 +27,7 @@ def load(name: str, **options: Any) -> tuple[DatasetDict, Labels]:
     """Loads a data set.
 
     Args:
-        name: a key of `DATASETS`.
+        name: a key of `DATASETS`, or the id of a data set on the Hub: user/name.
         options: of its loader; those that are None are left to the loader's defaults.
 
     Returns:
@@ -34,9 +36,7 @@ def load(name: str, **options: Any) -> tuple[DatasetDict, Labels]:
     Raises:
         InputError: an unknown name, an option that this data set doesn't have, or what its loader raises.
     """
-    if name not in DATASETS:
-        raise InputError(f"There is no data set {name!r}; allowed are {', '.join(DATASETS)}.{_near(name, DATASETS)}")
-    loader = DATASETS[name]
+    loader = _find_loader(name)
     allowed = list(inspect.signature(loader).parameters)
     given = {key: value for key, value in options.items() if value is not None}
     for key in [key for key in given if key not in allowed]:
@@ -77,6 +77,17 @@ def limit(dataset: Dataset, num_samples: int | None, seed: int) -> Dataset:
         raise InputError(f"num_samples is {num_samples}; give 1 or more, or leave it out.")
     picked = np.random.default_rng(seed).permutation(len(dataset))[:num_samples]
     return dataset.select(sorted(picked.tolist()))
+
+
+def _find_loader(name: str) -> Callable[..., tuple[DatasetDict, Labels]]:
+    if name in DATASETS:
+        return DATASETS[name]
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return partial(hub_dataset.load, name)
+    raise InputError(
+        f"There is no data set {name!r}; allowed are {', '.join(DATASETS)}, or one on the Hub: user/name."
+        f"{_near(name, DATASETS)}"
+    )
 
 
 def _near(name: str, allowed: Any) -> str:

@@ -1,11 +1,15 @@
 """Cityscapes: street scenes, 19 classes, from the official folders `leftImg8bit/` and `gtFine/`."""
 
+import logging
+import os
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Image
 
 from hfseg.errors import InputError
 from hfseg.labels import IGNORE_INDEX, Labels
+
+logger = logging.getLogger(__name__)
 
 # Name, colour and raw id of the 19 classes that are trained and evaluated; every other raw id (0 to 33, and -1 for
 # licence plates, 255 in an 8-bit file) is ignored. Source: cityscapesScripts, labels.py, which the data set publishes.
@@ -38,7 +42,9 @@ WHERE = (
 )
 
 
-def load(data_dir: str | None = None, *, label_files: str = "labelIds") -> tuple[DatasetDict, Labels]:
+def load(
+    data_dir: str | os.PathLike[str] | None = None, *, label_files: str = "labelIds"
+) -> tuple[DatasetDict, Labels]:
     """Reads the official layout. The official test split has no public labels: measure on validation.
 
     Args:
@@ -55,7 +61,7 @@ def load(data_dir: str | None = None, *, label_files: str = "labelIds") -> tuple
         raise InputError(f"cityscapes can't be downloaded without an account. {WHERE}")
     if label_files not in ("labelIds", "labelTrainIds"):
         raise InputError(f"label_files is {label_files!r}; allowed are labelIds and labelTrainIds.")
-    root = Path(data_dir)
+    root = Path(data_dir).expanduser().absolute()
     for folder in ("leftImg8bit", "gtFine"):
         if not (root / folder).is_dir():
             raise InputError(f"data_dir {root} has no folder {folder}/. {WHERE}")
@@ -64,6 +70,7 @@ def load(data_dir: str | None = None, *, label_files: str = "labelIds") -> tuple
         ids = dict.fromkeys([*range(NUM_RAW_IDS), IGNORE_INDEX], IGNORE_INDEX)
         ids |= {raw: class_id for class_id, (_, _, raw) in enumerate(CLASSES)}
     labels = Labels([name for name, _, _ in CLASSES], palette=[color for _, color, _ in CLASSES], ids=ids)
+    logger.info("cityscapes: the test images have no public labels; validation is what can be measured here")
     return DatasetDict({name: _load_split(root, split, label_files) for name, split in SPLITS.items()}), labels
 
 

@@ -1,18 +1,28 @@
-"""What a folder of pairs says about its classes: classes.txt, id2label.json, colors.json, and the recipe's options."""
+"""What a data set says about its classes: classes.txt, id2label.json, colors.json, and the recipe's options."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hfseg.errors import InputError, near_names
+from hfseg.images import describe, read_mask
 from hfseg.labels import IGNORE_INDEX, Color, Labels
 
+logger = logging.getLogger(__name__)
+
+FILES = ("classes.txt", "id2label.json", "colors.json")
 IGNORE = "ignore"  # in tables, the name of pixels that belong to no class
+NUM_CHECKED_MASKS = 8
+# What raw value 0 is called where it is no class: a list of names that begins so has not lost it yet.
+ZERO_NAMES = ("background", "other", "others", "unlabeled", "unlabelled", "unknown", "void", "none", IGNORE)
 
 
 def read_labels(
-    root: Path,
+    root: Path | None,
     *,
     classes: Sequence[str] | None = None,
     colors: Mapping[str, Any] | None = None,
@@ -23,8 +33,8 @@ def read_labels(
     """The labels of a folder; options go before files.
 
     Args:
-        root: may hold classes.txt (one name a line, in the order of the ids), id2label.json ({"0": name, ...}) and
-            colors.json (as `colors`).
+        root: the folder, or None; may hold classes.txt (one name a line, in the order of the ids), id2label.json
+            ({"0": name, ...}) and colors.json (as `colors`).
         classes: class names in the order of their ids.
         colors: for RGB masks, class name -> [r, g, b] or a list of several; the name "ignore" stands for ignored
             pixels. Without another source, its names are the classes. When every class has one, predictions are drawn
@@ -36,20 +46,25 @@ def read_labels(
     Raises:
         InputError: no class names, two files that disagree, or a table that fits neither.
     """
-    if colors is None and (root / "colors.json").is_file():
+    if colors is None and root is not None and (root / "colors.json").is_file():
         colors = _read_json(root / "colors.json")
     names = list(classes) if classes is not None else read_names(root, colors)
+    if reduce_zero_label and names and names[0].lower() in ZERO_NAMES:
+        logger.warning(
+            f"reduce_zero_label ignores raw value 0, so that raw value 1 is {names[0]!r}, the first of {len(names)} "
+            "classes. If that is the name of value 0, leave it out of the classes."
+        )
     table, palette = _read_colors(colors or {}, names)
     ids = _build_ids(names, ignore_values or (), label_map, reduce_zero_label)
     return Labels(names, palette=palette, ids=ids, colors=table or None)
 
 
-def read_names(root: Path, colors: Mapping[str, Any] | None) -> list[str]:
+def read_names(root: Path | None, colors: Mapping[str, Any] | None) -> list[str]:
     """Class names from the folder's files."""
     found = {}
-    if (root / "classes.txt").is_file():
+    if root is not None and (root / "classes.txt").is_file():
         found["classes.txt"] = _read_classes_txt(root / "classes.txt")
-    if (root / "id2label.json").is_file():
+    if root is not None and (root / "id2label.json").is_file():
         found["id2label.json"] = _read_id2label(root / "id2label.json")
     if len(found) == 2 and found["classes.txt"] != found["id2label.json"]:
         raise InputError(f"classes.txt and id2label.json in {root} name different classes. Keep one of them.")
@@ -138,6 +153,29 @@ def _to_class_id(value: Any, names: Sequence[str], option: str) -> int:
         return IGNORE_INDEX
     near = near_names(str(value), [*names, IGNORE])
     raise InputError(f"{option} names {value!r}, but the classes are {', '.join(names)}, and {IGNORE!r}.{near}")
+
+
+def check_some_masks(masks: Sequence[Any], labels: Labels) -> None:
+    """Reads a few masks, so that a wrong table shows before a model is built.
+
+    Args:
+        masks: sources as `hfseg.images.read_mask` takes them; those between are not looked at.
+        labels: read them.
+
+    Raises:
+        InputError: a mask that can't be read, or holds a value that belongs to no class.
+    """
+    values: set[int] = set()
+    for i in np.linspace(0, len(masks) - 1, min(NUM_CHECKED_MASKS, len(masks))).astype(int):
+        source = masks[int(i)]
+        raw = read_mask(source)
+        labels.encode(raw, describe(source))
+        values |= set(np.unique(raw).tolist()) if raw.ndim == 2 else {-1}
+    if values == {0, IGNORE_INDEX} and labels.ids is None and labels.num_labels > 1:
+        logger.warning(
+            f"{describe(masks[0])} and the others that were looked at hold 0 and 255 alone, and 255 is ignored. If it "
+            f'means {labels.names[1]}, give label_map {{"0": 0, "255": 1}}.'
+        )
 
 
 def _is_byte(value: Any) -> bool:

@@ -8,25 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset, DatasetDict, Image
 
-from hfseg.data.classes import read_labels
+from hfseg.data.classes import check_some_masks, read_labels
+from hfseg.data.splits import SPLITS, draw_held_out
 from hfseg.errors import InputError
-from hfseg.images import IMAGE_SUFFIXES, read_mask
-from hfseg.labels import IGNORE_INDEX, Labels
+from hfseg.images import IMAGE_SUFFIXES
+from hfseg.labels import Labels
 
 logger = logging.getLogger(__name__)
 
-# The folder names that stand for each split.
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "dev"),
-    "test": ("test", "testing"),
-}
 IMAGE_GLOB, MASK_GLOB = "images/{split}/*", "masks/{split}/{stem}.*"
 LAYOUT = "images/<split>/ and masks/<split>/ with <split> train, validation or test, or image_glob and mask_glob"
-NUM_CHECKED_MASKS = 8
 
 
 def load(
@@ -85,7 +78,7 @@ def load(
     if "train" in pairs and "validation" not in pairs:
         pairs = _hold_out(pairs, validation_fraction, split_seed)
     for split_pairs in pairs.values():
-        _check_some_masks([mask for _, mask in split_pairs], labels)
+        check_some_masks([mask for _, mask in split_pairs], labels)
     dataset = DatasetDict()
     for split, split_pairs in pairs.items():
         columns = {"image": [image for image, _ in split_pairs], "mask": [mask for _, mask in split_pairs]}
@@ -180,30 +173,13 @@ def _check_empty(root: Path, image_glob: str, aliases: Sequence[str]) -> None:
 
 def _hold_out(pairs: dict[str, list[tuple[str, str]]], fraction: float, seed: int) -> dict[str, list[tuple[str, str]]]:
     train = pairs["train"]
-    count = min(max(round(fraction * len(train)), 1), len(train) - 1) if fraction else 0
-    if not count:
+    held_out = draw_held_out(len(train), fraction, seed)
+    if not held_out:
         return pairs
-    held_out = set(np.random.default_rng(seed).permutation(len(train))[:count].tolist())
-    logger.info(f"folder: no validation split; {count} of {len(train)} training images are held out for it")
-    parts = {
-        "train": [pair for i, pair in enumerate(train) if i not in held_out],
-        "validation": [train[i] for i in sorted(held_out)],
-    }
+    logger.info(f"folder: no validation split; {len(held_out)} of {len(train)} training images are held out for it")
+    kept = set(range(len(train))) - set(held_out)
+    parts = {"train": [train[i] for i in sorted(kept)], "validation": [train[i] for i in held_out]}
     return parts | {split: part for split, part in pairs.items() if split != "train"}
-
-
-def _check_some_masks(paths: Sequence[str], labels: Labels) -> None:
-    """Reads a few masks, so that a wrong table shows before a model is built."""
-    values: set[int] = set()
-    for i in np.linspace(0, len(paths) - 1, min(NUM_CHECKED_MASKS, len(paths))).astype(int):
-        raw = read_mask(paths[i])
-        labels.encode(raw, paths[i])
-        values |= set(np.unique(raw).tolist()) if raw.ndim == 2 else {-1}
-    if values == {0, IGNORE_INDEX} and labels.ids is None and labels.num_labels > 1:
-        logger.warning(
-            f"{paths[0]} and the others that were looked at hold 0 and 255 alone, and 255 is ignored. If it means "
-            f'{labels.names[1]}, give label_map {{"0": 0, "255": 1}}.'
-        )
 
 
 def _name_some(paths: Sequence[str], root: Path) -> str:

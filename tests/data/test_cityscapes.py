@@ -1,16 +1,23 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hfseg.data import cityscapes
+from hfseg.args import read_recipe
+from hfseg.cli import main
+from hfseg.data import cityscapes, load
 from hfseg.errors import InputError
 from hfseg.images import read_mask
 
 # The published table, raw id -> train id, written out by hand: what is not here is ignored.
 TRAIN_IDS = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13}
 TRAIN_IDS |= {27: 14, 28: 15, 31: 16, 32: 17, 33: 18}
+
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPE_NAMES = ("segformer_cityscapes", "fcn_cityscapes")
 
 
 def draw_tree(root: Path, label_files: str = "labelIds", ids: int = 34) -> Path:
@@ -23,9 +30,8 @@ def draw_tree(root: Path, label_files: str = "labelIds", ids: int = 34) -> Path:
                 name = root / folder / split / city / f"{city}_000000_000019_{end}.png"
                 if folder == "gtFine":
                     values = np.repeat(np.arange(ids), np.arange(ids) + 1)
-                    Image.fromarray(rng.permutation(np.resize(values, 24 * 32)).reshape(24, 32).astype(np.uint8)).save(
-                        name
-                    )
+                    mask = rng.permutation(np.resize(values, 24 * 32)).reshape(24, 32)
+                    Image.fromarray(mask.astype(np.uint8)).save(name)
                 else:
                     Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8)).save(name)
     return root
@@ -45,6 +51,37 @@ def test_all_34_raw_ids_map_pixel_by_pixel(tmp_path: Path) -> None:
                 counted += int((raw == raw_id).sum())
     assert counted == 4 * 24 * 32
     assert labels.num_labels == 19 and labels.names[0] == "road" and labels.names[18] == "bicycle"
+
+
+@pytest.mark.parametrize("recipe", [RECIPE_NAMES[0], pytest.param(RECIPE_NAMES[1], marks=pytest.mark.slow)])
+def test_recipe_trains_and_is_measured(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    root, run, path = draw_tree(tmp_path / "data"), tmp_path / "run", str(RECIPES / f"{recipe}.json")
+    data = ["--data_dir", str(root), "--use_cpu", "true"]
+    assert main(["train", path, *data, "--max_steps", "1", "--output_dir", str(run)]) == 0
+    assert "validation mIoU 0." in capsys.readouterr().out
+    assert main(["eval", str(run / "best"), *data, "--split", "validation"]) == 0
+    matrix = np.array(json.loads((run / "validation" / "metrics.json").read_text())["confusion_matrix"])
+    masks = [np.array(Image.open(path)) for path in (root / "gtFine" / "val").rglob("*.png")]
+    assert matrix.sum(1).tolist() == [sum(int((mask == raw).sum()) for mask in masks) for raw in TRAIN_IDS]
+    assert main(["eval", str(run / "best"), *data]) == 2
+    assert "The split 'test' is not in this data set; there are train, validation" in capsys.readouterr().err
+    assert "the test images have no public labels" in caplog.text
+
+
+def test_recipes_are_the_base_configuration_of_the_pets() -> None:
+    pets, streets, fcn = (read_recipe(RECIPES / f"{n}.json") for n in ("segformer_pets", *RECIPE_NAMES))
+    assert streets == pets | {"dataset": "cityscapes", "weights": "scratch"} and streets["image_size"] == 64
+    assert fcn == streets | {"model": "fcn_resnet50"}
+
+
+def test_it_is_loaded_by_name_with_its_option(tmp_path: Path) -> None:
+    root = draw_tree(tmp_path, "labelTrainIds", 19)
+    dataset, _ = load("cityscapes", data_dir=str(root), label_files="labelTrainIds", validation_fraction=0.1)
+    assert len(dataset["train"]) == 2
+    with pytest.raises(InputError, match="has no label file"):
+        load("cityscapes", data_dir=str(root))
 
 
 def test_train_id_files_are_taken_as_they_are(tmp_path: Path) -> None:
