@@ -30,7 +30,7 @@ def draw_sheet(
     colors[: labels.num_labels] = labels.palette
     rows = []
     for image, mask, pred in zip(images, masks, preds):
-        scale = min(1.0, TILE / max(image.shape[:2]))
+        scale = TILE / max(image.shape[:2])
         size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
         small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
         mask, pred = (np.asarray(Image.fromarray(m).resize(size, Image.Resampling.NEAREST)) for m in (mask, pred))
