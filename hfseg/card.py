@@ -160,7 +160,7 @@ def check_card(card: str) -> None:
             for repo_id in [data.get(key)] if not isinstance(data.get(key), list) else data[key]:
                 validate_repo_id(repo_id)
     except Exception as error:  # YAML's errors share no class with huggingface_hub's
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
         raise InputError(
             f"README.md is no model card that the Hub can read: {reason}. Correct its metadata."
         ) from error

@@ -106,7 +106,7 @@ def describe_base(model: str, weights: str) -> BaseModel | None:
             source = f"nvidia/mit-{model.removeprefix('segformer-')}"
         elif model.startswith("timm/"):
             cfg = timm.get_pretrained_cfg(model.removeprefix("timm/"))
-            hub_id = f"{cfg.hf_hub_id}{cfg.architecture}.{cfg.tag}" if cfg and cfg.hf_hub_id == "timm/" else None
+            hub_id = getattr(cfg, "hf_hub_id", None)  # timm/resnet18.a1_in1k
             return BaseModel(hub_id or model, hub_id, getattr(cfg, "license", None))
         elif "/" not in model:
             return BaseModel(f"torchvision's {model} ({weights})", None, "bsd-3-clause")

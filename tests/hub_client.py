@@ -1,5 +1,6 @@
 """Commands and scripts run against the loopback Hub, each as a process of its own with a cache of its own."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 
 from transformers import SegformerConfig
 
-from tests.loopback_hub import LoopbackHub
+from tests.loopback_hub import LFS_SUFFIXES, LoopbackHub, Repo, regular_file
 
 ROOT = Path(__file__).parents[1]
 TOKEN = "hf_user"
@@ -92,6 +93,21 @@ def files_on_hub(hub: LoopbackHub, repo_id: str, revision: str = "main") -> dict
         for name, file in files.items()
         if name != ".gitattributes"
     }
+
+
+def fill(hub: LoopbackHub, repo_id: str, folder: Path) -> Repo:
+    """Puts a folder's files into a repo without any client."""
+    repo = hub.repos["model", repo_id] = Repo("model", repo_id)
+    files = dict(repo.at("main")[1])
+    for name, data in files_in(folder).items():
+        if name.endswith(LFS_SUFFIXES):
+            oid = hashlib.sha256(data).hexdigest()
+            hub.lfs(oid).write_bytes(data)
+            files[name] = hub.large_file(oid)
+        else:
+            files[name] = regular_file(data)
+    repo.write("main", files, "filled")
+    return repo
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
