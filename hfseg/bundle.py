@@ -19,13 +19,7 @@ import torch
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForSemanticSegmentation,
-    BaseImageProcessor,
-    PreTrainedModel,
-)
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
 from transformers.utils import cached_file
 
 import hfseg.models  # noqa: F401  registers this package's own model classes
@@ -137,11 +131,8 @@ def read_bundle(
         if not Path(source).is_dir():
             validate_repo_id(str(source))
         refuse_pickles(source, revision, token)
-        # What this package knows, it builds with its own code, whatever the checkpoint brings.
-        config = AutoConfig.from_pretrained(source, **options)
-        options["trust_remote_code"] &= type(config) not in AutoModelForSemanticSegmentation._model_mapping
         model = AutoModelForSemanticSegmentation.from_pretrained(
-            source, config=config, dtype=torch.float32, use_safetensors=True, **options
+            source, dtype=torch.float32, use_safetensors=True, **options
         )
         processor = AutoImageProcessor.from_pretrained(source, **options)
     except InputError:
@@ -150,6 +141,8 @@ def read_bundle(
         reason = describe_hub_error(error, str(source), revision) if not Path(source).is_dir() else None
         if reason is None:
             reason = f"{source} can't be loaded as a segmentation model: {' '.join(str(error).split())}"
+        elif not isinstance(error, HTTPError) and str(source).count("/") != 1:
+            reason = f"There is no folder {source}. {reason}"
         raise InputError(reason) from error
     texts = (_read_json(source, name, revision, token) for name in ("recipe.json", "metrics.json"))
     return Bundle(model.eval(), processor, *texts)

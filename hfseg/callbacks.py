@@ -90,7 +90,8 @@ class BestBundleCallback(TrainerCallback):
             self.record.seconds = time.perf_counter() - self.start
             model, processor = kwargs["model"], kwargs["processing_class"]
             files = {"curves.png": to_png(draw_curves(log_rows(state.log_history), state.global_step))}
-            if self.samples is not None:
+            whole = not (self.trainer and (self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled))
+            if self.samples is not None and whole:  # sharded weights would need all processes here
                 files |= self.samples.draw(model, processor)
             card = build_card(model, self.record, values, state.log_history, list(files))
             folder = Path(args.output_dir) / "best"

@@ -24,6 +24,9 @@ class HubArguments:
 
     def __post_init__(self) -> None:
         # Trainer's own pushes swallow errors and skip saves; hfseg.push_queue sends the best bundle in their place.
+        for name, default in (("hub_strategy", "every_save"), ("hub_always_push", False), ("hub_revision", None)):
+            if (value := getattr(self, name)) != default:
+                raise InputError(f"{name} is {value!r}, but is not used here: each new best model is pushed to main.")
         self.push_best, self.push_to_hub = bool(self.push_to_hub), False
         if self.resume_from_hub and self.resume_from_checkpoint is not None:  # type: ignore[attr-defined]
             raise InputError("resume_from_hub and resume_from_checkpoint exclude each other: give one of them.")

@@ -52,7 +52,7 @@ class PushQueue:
         self._bundles: deque[Push] = deque()
         self._checkpoint: Push | None = None
         self._count = 0
-        self._closing = self._complete = False
+        self._closing = self._complete = self._busy = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -93,11 +93,11 @@ class PushQueue:
         """
         with self._changed:
             self._closing, self._complete = True, complete
-            waiting = len(self._bundles)
+            waiting = len(self._bundles) + self._busy
             self._changed.notify()
         if self._thread is not None:
             if self._thread.is_alive() and waiting:
-                logger.info(f"waiting for the Hub: {waiting} pushes to {self.repo.repo_id}")
+                logger.info(f"waiting for the Hub: {waiting} to go to {self.repo.repo_id}")
             self._thread.join()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -111,6 +111,7 @@ class PushQueue:
 
     def _work(self) -> None:
         while (push := self._next()) is not None:
+            self._busy = True
             try:
                 commit = self.repo.push(push.folder, push.message, push.branch)
             except PushError as error:
@@ -120,6 +121,7 @@ class PushQueue:
                     self.commit, self.failure = commit, None
                     self.num_commits += 1
             shutil.rmtree(push.folder, ignore_errors=True)
+            self._busy = False
 
     def _next(self) -> Push | None:
         with self._changed:
