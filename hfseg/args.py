@@ -13,9 +13,10 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from hfseg.data_args import DataArguments, option
 from hfseg.errors import InputError, near_names
+from hfseg.hub_args import HUB_KEYS, HubArguments
 
 # Keys that belong to one run on one machine: a saved recipe runs again without them.
-RUN_ONLY_KEYS = ("output_dir", "overwrite", "resume_from_checkpoint", "hub_token", "local_rank")
+RUN_ONLY_KEYS = ("output_dir", "overwrite", "resume_from_checkpoint", "local_rank", *HUB_KEYS)
 
 
 @dataclass
@@ -37,7 +38,7 @@ class ModelArguments:
 
 
 @dataclass
-class SegTrainingArguments(TrainingArguments):
+class SegTrainingArguments(HubArguments, TrainingArguments):
     """transformers.TrainingArguments with the defaults of this task, and a few keys that it lacks."""
 
     num_train_epochs: float = option("Number of epochs.", 30.0)
@@ -171,7 +172,7 @@ def describe_options(dataclass_types: Sequence[type]) -> str:
     lines, names = [], []
     for dtype in dataclass_types:
         for f in dataclasses.fields(dtype):
-            if f.name in stock and f.name not in dtype.__dict__.get("__annotations__", {}):
+            if f.name in stock and f.name not in (*dtype.__dict__.get("__annotations__", {}), *HUB_KEYS):
                 names.append(f.name)
                 continue
             default = "" if f.default is None or f.default is dataclasses.MISSING else f" [{f.default}]"

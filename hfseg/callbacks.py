@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import has_length
 
 from hfseg.bundle import read_metrics, recover_bundle, write_bundle
-from hfseg.card import build_card
+from hfseg.card import RunRecord, build_card
+from hfseg.card_text import log_rows
+from hfseg.pictures import draw_curves, to_png
+from hfseg.samples import SampleSheet
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +47,26 @@ class BestBundleCallback(TrainerCallback):
 
     Args:
         recipe: the merged recipe, saved with the bundle.
-        facts: what the card says of the data (see `hfseg.card.build_card`).
+        record: what the card says of the run.
+        samples: draws the card's pictures.
+        publish: called with each new bundle's folder, on the main process.
     """
 
-    def __init__(self, recipe: dict[str, Any], facts: dict[str, Any] | None = None) -> None:
-        self.recipe, self.facts = recipe, facts or {}
+    def __init__(
+        self,
+        recipe: dict[str, Any],
+        record: RunRecord | None = None,
+        samples: SampleSheet | None = None,
+        publish: Callable[[Path], None] | None = None,
+    ) -> None:
+        self.recipe, self.record, self.samples, self.publish = recipe, record or RunRecord(), samples, publish
+        self.trainer: Any = None  # set once it is made; the card asks it for classes and pixels
         self.best = -math.inf
+        self.start = time.perf_counter()
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = Path(args.output_dir) / "best"
+        self.start = time.perf_counter()
         if args.should_save:
             recover_bundle(folder)
         if state.global_step > 0:  # resumed
@@ -59,6 +74,10 @@ class BestBundleCallback(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         metrics: dict[str, float] = kwargs["metrics"]
+        result = self.trainer.eval_metric.compute() if self.trainer is not None else {"per_class": {}}
+        if result["per_class"]:
+            pixels = [row["pixels"] for row in result["per_class"].values()]
+            self.record.data.pixels = {"train": self.trainer.train_pixels, "validation": pixels}
         score = metrics.get("eval_mean_iou", math.nan)
         if not score > self.best:  # also when there is no score
             return
@@ -67,9 +86,18 @@ class BestBundleCallback(TrainerCallback):
             values: dict[str, Any] = {k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_")}
             values = {"step": state.global_step, "epoch": state.epoch, "split": "validation"} | values
             values["resolution"] = args.eval_resolution
-            card = build_card(kwargs["model"], self.recipe, values, self.facts)
+            values |= {f"accuracy_{n}": row["accuracy"] for n, row in result["per_class"].items()}
+            self.record.seconds = time.perf_counter() - self.start
             model, processor = kwargs["model"], kwargs["processing_class"]
-            write_bundle(Path(args.output_dir) / "best", model, processor, self.recipe, values, card)
+            files = {"curves.png": to_png(draw_curves(log_rows(state.log_history), state.global_step))}
+            whole = not (self.trainer and (self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled))
+            if self.samples is not None and whole:  # sharded weights would need all processes here
+                files |= self.samples.draw(model, processor)
+            card = build_card(model, self.record, values, state.log_history, list(files))
+            folder = Path(args.output_dir) / "best"
+            write_bundle(folder, model, processor, self.recipe, values, card, files)
+            if self.publish is not None:
+                self.publish(folder)
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.should_save and state.is_world_process_zero:

@@ -8,6 +8,7 @@ COMMANDS = {
     "train": ("hfseg.launch", "train a recipe: hfseg train RECIPE.json [--key value ...]"),
     "eval": ("hfseg.eval", "measure a model: hfseg eval MODEL --dataset NAME [--split test] [--output_dir OUT]"),
     "models": ("hfseg.catalog", "list the models: parameters, input multiple, licence of their weights"),
+    "push": ("hfseg.push", "push a run's best model to the Hub: hfseg push RUN_DIR REPO_ID"),
     "predict": ("hfseg.predict", "segment pictures: hfseg predict MODEL FILE|FOLDER ... [--output_dir OUT]"),
 }
 

@@ -146,7 +146,7 @@ def overlay(image: np.ndarray, pred: np.ndarray, palette: Sequence[Sequence[int]
 
     Args:
         image: (H, W, 3) uint8.
-        pred: (H, W) integers in 0..255.
+        pred: (H, W) class ids, or 255.
         palette: one RGB colour a class.
         alpha: share of the colour, 0 to 1.
 
@@ -156,9 +156,9 @@ def overlay(image: np.ndarray, pred: np.ndarray, palette: Sequence[Sequence[int]
     assert image.shape[:2] == pred.shape, f"image {image.shape}, pred {pred.shape}"
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha is {alpha}; the share of the colour lies between 0 and 1.")
-    colors = np.zeros((256, 3), np.float32)
+    colors = np.zeros((max(256, len(palette)), 3), np.float32)
     colors[: len(palette)] = np.reshape(palette, (-1, 3))
-    share = np.zeros((256, 1), np.float32)
+    share = np.zeros((len(colors), 1), np.float32)
     share[: len(palette)] = alpha
     blended = image + share[pred] * (colors[pred] - image)
     return blended.round().astype(np.uint8)

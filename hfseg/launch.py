@@ -1,5 +1,6 @@
 """`hfseg train`: one process runs right here; several are started by accelerate, after the recipe was checked."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -40,6 +41,19 @@ def split_launcher_options(argv: Sequence[str]) -> tuple[dict[str, str], list[st
     return launcher, rest
 
 
+def take_token(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Takes `--hub_token T` out of a command line: accelerate prints the whole line when a process fails."""
+    token, rest = None, []
+    tokens = iter(argv)
+    for word in tokens:
+        name, equals, value = word.removeprefix("--").replace("-", "_").partition("=")
+        if word.startswith("--") and name == "hub_token":
+            token = value if equals else next(tokens, None)
+        else:
+            rest.append(word)
+    return token, rest
+
+
 def process_count(launcher: dict[str, str]) -> int:
     """As asked for; unset: one a CUDA device, or one."""
     if "config_file" in launcher and not Path(launcher["config_file"]).is_file():
@@ -68,10 +82,11 @@ def launch(launcher: dict[str, str], recipe_argv: Sequence[str], num_processes: 
         command += ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     if "num_processes" in launcher or "config_file" not in launcher:
         command += ["--num_processes", str(num_processes)]
+    token, recipe_argv = take_token(recipe_argv)
     command += [str(Path(__file__).with_name("train.py")), *recipe_argv]
     if not torch.cuda.is_available() and "config_file" not in launcher:
         command += ["--use_cpu", "true"]
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, env=os.environ | ({"HF_TOKEN": token} if token else {}))
     previous = {
         number: signal.signal(number, lambda received, frame: process.send_signal(received))
         for number in (signal.SIGINT, signal.SIGTERM)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -26,6 +27,8 @@ class PredictArguments:
     output_dir: str = option("Where <name>_mask.png and <name>_overlay.png go.", "out")
     batch_size: int = option("Images per forward pass.", 8)
     device: str | None = option("cpu, cuda, cuda:1, mps; unset: the fastest there is.")
+    revision: str | None = option("Branch, tag or commit of a model on the Hub.")
+    trust_remote_code: bool = option("Let a model bring code of its own; those that hfseg trained need none.", False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,12 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, _ = parse(argv[first_option:], (PredictArguments,))
     start_log()
     files = find_images(inputs)
-    segmenter = Segmenter.from_pretrained(source, device=args.device)
+    segmenter = Segmenter.from_pretrained(
+        source, device=args.device, revision=args.revision, trust_remote_code=args.trust_remote_code
+    )
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     results = segmenter.stream(files, batch_size=args.batch_size)
     for name, result in tqdm(zip(output_names(files), results), total=len(files), unit="image", dynamic_ncols=True):
-        save_mask(result.mask, result.palette, output_dir / f"{name}_mask.png")
+        if result.mask.dtype == np.uint16:  # a palette has 256 colours
+            Image.fromarray(result.mask).save(output_dir / f"{name}_mask.png")
+        else:
+            save_mask(result.mask, result.palette, output_dir / f"{name}_mask.png")
         Image.fromarray(result.overlay()).save(output_dir / f"{name}_overlay.png")
     print(f"{len(files)} images segmented: {output_dir}/<name>_mask.png (class ids) and <name>_overlay.png")
     return 0

@@ -1,5 +1,7 @@
 """Inference at the image's own size: one image or many."""
 
+import urllib.error
+import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
+import hfseg
 from hfseg.bundle import Bundle, read_bundle
+from hfseg.errors import InputError
 from hfseg.images import overlay, read_image, read_mask
-from hfseg.labels import Labels
+from hfseg.labels import Labels, build_palette, class_names
 from hfseg.losses import upsample
 from hfseg.plots import plot_predictions
+
+URL_TIMEOUT = 30  # seconds
 
 
 @dataclass
@@ -22,8 +28,8 @@ class Segmentation:
     Attributes:
         image: (H, W, 3) uint8, the picture upright as a viewer shows it.
         mask: (H, W) uint8 (uint16 with more than 256 classes), class ids.
-        probabilities: (C, H, W) float32, only on request.
         palette: one RGB colour a class.
+        probabilities: (C, H, W) float32, only on request.
     """
 
     image: np.ndarray
@@ -37,7 +43,7 @@ class Segmentation:
 
 
 class Segmenter:
-    """A model, its image processor and its labels, ready for pictures of any size.
+    """A model, its image processor and its classes, ready for pictures of any size.
 
     >>> segmenter = Segmenter.from_pretrained("runs/pets/best")
     >>> result = segmenter("photo.jpg")
@@ -47,6 +53,10 @@ class Segmenter:
         bundle: model and image processor.
         device: unset: the first CUDA or MPS device, else the CPU.
         dtype: of the model's weights and activations; unset: bfloat16 on a CUDA device that has it, else float32.
+
+    Attributes:
+        names: the classes, in the order of their ids.
+        palette: one RGB colour a class.
     """
 
     def __init__(
@@ -58,25 +68,52 @@ class Segmenter:
             dtype = torch.bfloat16 if fast else torch.float32
         model: Any = bundle.model
         self.model = model.to(self.device, dtype).eval()
-        self.processor, self.labels, self.dtype = bundle.processor, bundle.labels, dtype
+        self.processor, self.dtype = bundle.processor, dtype
+        self.names = class_names(model.config)
+        given = getattr(model.config, "palette", None) or build_palette(len(self.names))
+        self.palette: list[tuple[int, int, int]] = [(r, g, b) for r, g, b in given]
+
+    @property
+    def labels(self) -> Labels:
+        """Names and colours as the training has them, for up to 255 classes."""
+        return Labels(self.names, palette=self.palette)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, revision: str | None = None, **kwargs: Any) -> "Segmenter":
-        """Loads a folder or a Hub id; see `hfseg.bundle.read_bundle` for the errors."""
-        return cls(read_bundle(source, revision=revision), **kwargs)
-
-    def __call__(self, images: Any, *, batch_size: int = 8, probabilities: bool = False) -> Any:
-        """Segments one image, or a list of images.
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        trust_remote_code: bool = False,
+        **kwargs: Any,
+    ) -> "Segmenter":
+        """Loads a folder or a Hub id.
 
         Args:
-            images: a path, bytes, a PIL image, an (H, W, 3) uint8 array, or a list of these.
+            source, revision, token, trust_remote_code: see `hfseg.bundle.read_bundle`, also for the errors.
+            kwargs: device and dtype.
+        """
+        return cls(read_bundle(source, revision=revision, token=token, trust_remote_code=trust_remote_code), **kwargs)
+
+    def __call__(self, images: Any, *, batch_size: int = 8, probabilities: bool = False) -> Any:
+        """Segments one image, or several.
+
+        Args:
+            images: a path, an http(s) address, bytes, a PIL image, an (H, W, 3) or (H, W) array or a (3, H, W) or
+                (1, H, W) tensor (uint8, or floats from 0 to 1); or a list of these, or an array or tensor with one
+                more axis in front.
             batch_size: images per forward pass.
             probabilities: also keep the (C, H, W) softmax.
 
         Returns:
             A `Segmentation`, or a list of them in the order given.
+
+        Raises:
+            InputError: an image that can't be had, read or understood.
         """
-        if not isinstance(images, list | tuple):
+        several = isinstance(images, list | tuple) or isinstance(images, np.ndarray | torch.Tensor) and images.ndim == 4
+        if not several:
             return next(self.stream([images], batch_size=1, probabilities=probabilities))
         return list(self.stream(images, batch_size=batch_size, probabilities=probabilities))
 
@@ -84,9 +121,11 @@ class Segmenter:
         self, images: Iterable[Any], *, batch_size: int = 8, probabilities: bool = False
     ) -> Iterator[Segmentation]:
         """The same, one result at a time: memory holds one batch, however many images there are."""
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; give 1 or more.")
         batch: list[np.ndarray] = []
         for image in images:
-            batch.append(read_image(image))
+            batch.append(to_pixels(image))
             if len(batch) == batch_size:
                 yield from self._segment(batch, probabilities)
                 batch = []
@@ -95,13 +134,47 @@ class Segmenter:
 
     @torch.inference_mode()
     def _segment(self, images: list[np.ndarray], probabilities: bool) -> Iterator[Segmentation]:
-        inputs = self.processor(images, return_tensors="pt")["pixel_values"]  # (B, 3, h, w)
-        logits = self.model(pixel_values=inputs.to(self.device, self.dtype)).logits.float()
-        for image, one in zip(images, logits):
-            full = upsample(one[None], image.shape[:2])[0]  # (C, H, W)
-            mask = full.argmax(0).to(torch.uint8 if len(full) <= 256 else torch.uint16).cpu().numpy()
-            scores = full.softmax(0).cpu().numpy() if probabilities else None
-            yield Segmentation(image, mask, self.labels.palette, scores)
+        # One by one: a processor that keeps proportions gives them different sizes.
+        inputs = [self.processor(image, return_tensors="pt")["pixel_values"] for image in images]  # (1, 3, h, w) each
+        one_size = len({pixels.shape for pixels in inputs}) == 1
+        for first in range(0, len(images), len(images) if one_size else 1):
+            chunk = slice(first, None) if one_size else slice(first, first + 1)
+            pixels = torch.cat(inputs[chunk]).to(self.device, self.dtype)
+            logits = self.model(pixel_values=pixels).logits.float()  # (B, C, h', w')
+            for image, one in zip(images[chunk], logits):
+                full = upsample(one[None], image.shape[:2])[0]  # (C, H, W)
+                mask = full.argmax(0).to(torch.uint8 if len(full) <= 256 else torch.int32).cpu().numpy()
+                scores = full.softmax(0).cpu().numpy() if probabilities else None
+                yield Segmentation(image, mask if len(full) <= 256 else mask.astype(np.uint16), self.palette, scores)
+
+
+def to_pixels(image: Any) -> np.ndarray:
+    """(H, W, 3) uint8 from anything that `Segmenter` takes."""
+    if isinstance(image, str) and image.lower().startswith(("http://", "https://")):
+        return read_image({"bytes": _download(image), "path": image})
+    if isinstance(image, torch.Tensor):
+        if image.ndim not in (2, 3) or image.ndim == 3 and image.shape[0] not in (1, 3, 4):
+            raise InputError(
+                f"An image given as a tensor of shape {tuple(image.shape)} can't be read; give (3, height, width)."
+            )
+        array = image.detach().cpu()
+        image = (array.float() if array.is_floating_point() else array).numpy()
+        image = image.transpose(1, 2, 0) if image.ndim == 3 else image
+    if isinstance(image, np.ndarray) and image.dtype.kind == "f":
+        low, high = float(image.min(initial=0)), float(image.max(initial=0))
+        if not (low >= 0 and high <= 1):  # also for NaN
+            raise InputError(f"An image given as floats holds values from {low:g} to {high:g}; give 0 to 1, or uint8.")
+        image = (image * 255).round().astype(np.uint8)
+    return read_image(image)
+
+
+def _download(address: str) -> bytes:
+    request = urllib.request.Request(address, headers={"User-Agent": f"hfseg/{hfseg.__version__}"})
+    try:
+        with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as response:
+            return response.read()
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise InputError(f"{address} can't be fetched: {' '.join(str(error).split())}. Correct the address.") from error
 
 
 def draw_predictions(segmenter: Segmenter, dataset: Any, labels: Labels, path: str | Path, num_images: int = 4) -> None:

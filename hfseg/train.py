@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers.trainer_callback import ProgressCallback as StockProgressCallb
 from hfseg.args import DataArguments, SegTrainingArguments, parse
 from hfseg.bundle import read_bundle
 from hfseg.callbacks import BestBundleCallback, EpochCallback, ProgressCallback
+from hfseg.card import RunRecord
 from hfseg.checkpoints import find_checkpoint, prepare_output_dir, reload_weights, unwrap, write_json
 from hfseg.data import limit, load
 from hfseg.data.augment import Augmentation
@@ -25,6 +27,10 @@ from hfseg.labels import Labels
 from hfseg.logs import show_errors, start_log
 from hfseg.losses import LOSSES, compute_class_weights
 from hfseg.models import build, normalization
+from hfseg.provenance import describe_base, describe_data, describe_hardware
+from hfseg.publish import changed_options, connect, fetch_checkpoint, finish_bundle, report_push
+from hfseg.push_queue import CheckpointPushCallback, PushQueue
+from hfseg.samples import SampleSheet
 from hfseg.segmenter import Segmenter, draw_predictions
 from hfseg.trainer import SegTrainer
 
@@ -38,11 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     data_args, model_args, args, recipe = parse(argv)
     args.output_dir = default_output_dir(argv, args)
+    repo = connect(args)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
     if args.should_save:
-        resumable = checkpoint is not None or args.resume_from_checkpoint is not None
+        resumable = checkpoint is not None or args.resume_from_checkpoint is not None or args.resume_from_hub
         prepare_output_dir(args.output_dir, overwrite=args.overwrite, resume=resumable)
     start_log(args)
+    if repo is not None and args.resume_from_hub:
+        checkpoint = fetch_checkpoint(repo, args)
     set_seed(args.seed)
 
     # ---- data ----
@@ -74,6 +83,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights = class_weights(args.class_weights, labels, prepare(dataset["train"], eval_transform))
 
     # ---- training ----
+    record = RunRecord(
+        options=changed_options(recipe),
+        data=describe_data(recipe, dataset),
+        base=describe_base(model_args.model, model_args.weights),
+        image_size=image_size,
+        hardware=describe_hardware(args),
+        model_id=repo.repo_id if repo is not None and args.push_best else None,
+        resumed=checkpoint is not None,
+    )
+    pushes = repo is not None and args.push_best and args.process_index == 0
+    queue = PushQueue(repo, args.output_dir) if repo is not None and pushes else None
+    publish = queue.push_bundle if queue is not None else None
+    best = BestBundleCallback(recipe, record, SampleSheet(dataset["validation"], labels), publish)
     trainer = SegTrainer(
         model,
         args,
@@ -84,10 +106,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         processing_class=processor,
         callbacks=[
             EpochCallback(train_transform.set_epoch),
-            BestBundleCallback(recipe, {"num_train": len(train_set), "num_validation": len(validation_set)}),
+            best,
             ProgressCallback(),
+            *([CheckpointPushCallback(queue)] if args.push_best and args.hub_checkpoints else []),
         ],
     )
+    best.trainer = trainer
     for stock in (StockProgressCallback, PrinterCallback):
         trainer.remove_callback(stock)
     sizes = ", ".join(f"{len(part)} {name}" for name, part in dataset.items())
@@ -95,23 +119,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{model_args.model} on {data_args.dataset}: {sizes} images of {image_size[0]} x {image_size[1]} pixels"
     )
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
-    logger.info(f"trained in {time.perf_counter() - start:.0f} s on {args.world_size} x {args.device.type}")
+    with queue or nullcontext():
+        trainer.train(resume_from_checkpoint=checkpoint)
+        record.seconds = time.perf_counter() - start
+        logger.info(f"trained in {record.seconds:.0f} s on {args.world_size} x {args.device.type}")
 
-    # ---- best model -> test metrics and a picture ----
-    report_best(trainer, dataset, labels, eval_transform)
-    # A process that leaves while another still talks to it makes that one abort.
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
-    return 0
+        # ---- best model -> test metrics, a picture, the last words of its card ----
+        tests = report_best(trainer, dataset, labels, eval_transform)
+        if args.should_save:
+            finish_bundle(Path(args.output_dir) / "best", trainer, record, tests, queue)
+        # A process that leaves while another still talks to it makes that one abort.
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
+    return 0 if queue is None else report_push(queue, args)
 
 
 def check(argv: Sequence[str]) -> None:
     """Everything of a run that can be wrong before a process is started: options, output_dir, the data's layout."""
     data_args, _, args, _ = parse([*argv, "--use_cpu", "true"])
     output_dir = default_output_dir(argv, args)
+    args.output_dir = output_dir
+    connect(args)
     checkpoint = find_checkpoint(output_dir, args.resume_from_checkpoint)
-    resume = checkpoint is not None or args.resume_from_checkpoint is not None
+    resume = checkpoint is not None or args.resume_from_checkpoint is not None or args.resume_from_hub
     if not args.overwrite:
         prepare_output_dir(output_dir, overwrite=False, resume=resume)
     load_data(data_args, args)
@@ -161,8 +191,10 @@ def class_weights(given: Sequence[str] | None, labels: Labels, train_set: Any) -
     return weights
 
 
-def report_best(trainer: SegTrainer, dataset: DatasetDict, labels: Labels, transform: SegTransform) -> None:
-    """Tests the best model, draws four predictions, and says where it lies and how to use it."""
+def report_best(
+    trainer: SegTrainer, dataset: DatasetDict, labels: Labels, transform: SegTransform
+) -> list[dict[str, Any]]:
+    """Tests the best model at both sizes, draws four predictions, and says where it lies and how to use it."""
     args: Any = trainer.args
     best = Path(args.output_dir) / "best"
     trainer.accelerator.wait_for_everyone()  # the main process may still be writing it
@@ -178,18 +210,22 @@ def report_best(trainer: SegTrainer, dataset: DatasetDict, labels: Labels, trans
     reload_weights(unwrap(trainer.model), best)
     trainer.remove_callback(BestBundleCallback)
     metrics = trainer.evaluate(prepare(dataset[split], transform), metric_key_prefix="test")
+    about = {"split": split, "num_images": len(dataset[split])}
+    tests = [{**about, "resolution": args.eval_resolution, **trainer.eval_metric.compute()}]
+    other: Any = "native" if args.eval_resolution == "input" else "input"
+    other_transform = SegTransform(labels, trainer.processing_class, resolution=other)
+    trainer.evaluate(prepare(dataset[split], other_transform), metric_key_prefix=f"test_{other}")
+    tests.append({**about, "resolution": other, **trainer.eval_metric.compute()})
     if not args.should_save:
-        return
-    write_json(
-        Path(args.output_dir) / "test_metrics.json",
-        {"split": split, "resolution": args.eval_resolution, **trainer.eval_metric.compute()},
-    )
+        return tests
+    write_json(Path(args.output_dir) / "test_metrics.json", tests[0])
     picture = Path(args.output_dir) / "predictions.png"
     draw_predictions(Segmenter(read_bundle(best)), dataset[split], labels, picture)
     print(f"\n{split} mIoU {metrics['test_mean_iou']:.4f} of the best model, compared at {args.eval_resolution} size")
     print(f"predictions  {picture}")
     print(f"best model   {best}")
     print(f"use it       hfseg predict {best} photo.jpg --output_dir out")
+    return tests
 
 
 if __name__ == "__main__":
