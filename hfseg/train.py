@@ -22,10 +22,13 @@ from hfseg.data.augment import Augmentation
 from hfseg.data.transforms import SegTransform, build_processor, class_pixels, prepare
 from hfseg.errors import InputError
 from hfseg.labels import Labels
-from hfseg.logs import show_errors, start_log
+from hfseg.logs import FILE_LOGGER, show_errors, start_log, start_log_file
 from hfseg.losses import LOSSES, compute_class_weights
 from hfseg.models import build, normalization
+from hfseg.plots import plot_log
+from hfseg.run_facts import write_run_facts
 from hfseg.segmenter import Segmenter, draw_predictions
+from hfseg.trackers import PredictionPictures, finish_trackers, prepare_trackers
 from hfseg.trainer import SegTrainer
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         resumable = checkpoint is not None or args.resume_from_checkpoint is not None
         prepare_output_dir(args.output_dir, overwrite=args.overwrite, resume=resumable)
     start_log(args)
+    prepare_trackers(args)
     set_seed(args.seed)
 
     # ---- data ----
@@ -89,6 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for stock in (StockProgressCallback, PrinterCallback):
         trainer.remove_callback(stock)
+    trainer.add_callback(PredictionPictures(trainer, dataset["validation"], labels))
+    if args.should_save:
+        start_log_file(Path(args.output_dir) / "train.log")
     sizes = ", ".join(f"{len(part)} {name}" for name, part in dataset.items())
     logger.info(
         f"{model_args.model} on {data_args.dataset}: {sizes} images of {image_size[0]} x {image_size[1]} pixels"
@@ -98,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger.info(f"trained in {time.perf_counter() - start:.0f} s on {args.world_size} x {args.device.type}")
 
     # ---- best model -> test metrics and a picture ----
-    report_best(trainer, dataset, labels, eval_transform)
+    report_best(trainer, recipe, dataset, labels, eval_transform)
+    finish_trackers(args)
     # A process that leaves while another still talks to it makes that one abort.
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
@@ -160,10 +168,13 @@ def class_weights(given: Sequence[str] | None, labels: Labels, train_set: Any) -
     return weights
 
 
-def report_best(trainer: SegTrainer, dataset: DatasetDict, labels: Labels, transform: SegTransform) -> None:
-    """Tests the best model, draws four predictions, and says where it lies and how to use it."""
+def report_best(
+    trainer: SegTrainer, recipe: dict[str, Any], dataset: DatasetDict, labels: Labels, transform: SegTransform
+) -> None:
+    """Tests the best model, draws its curves and four predictions, and says where it lies and how to use it."""
     args: Any = trainer.args
-    best = Path(args.output_dir) / "best"
+    output_dir = Path(args.output_dir)
+    best = output_dir / "best"
     split = "test" if len(dataset.get("test", ())) else "validation"
     trainer.accelerator.wait_for_everyone()
     reload_weights(unwrap(trainer.model), best)
@@ -171,13 +182,16 @@ def report_best(trainer: SegTrainer, dataset: DatasetDict, labels: Labels, trans
     metrics = trainer.evaluate(prepare(dataset[split], transform), metric_key_prefix="test")
     if not args.should_save:
         return
-    write_json(
-        Path(args.output_dir) / "test_metrics.json",
-        {"split": split, "resolution": args.eval_resolution, **trainer.eval_metric.compute()},
-    )
-    picture = Path(args.output_dir) / "predictions.png"
+    test = {"split": split, "resolution": args.eval_resolution, **trainer.eval_metric.compute()}
+    write_json(output_dir / "test_metrics.json", test)
+    picture = output_dir / "predictions.png"
     draw_predictions(Segmenter(read_bundle(best)), dataset[split], labels, picture)
-    print(f"\n{split} mIoU {metrics['test_mean_iou']:.4f} of the best model, compared at {args.eval_resolution} size")
+    plot_log(trainer.state.log_history).savefig(output_dir / "curves.png")
+    summary = f"{split} mIoU {metrics['test_mean_iou']:.4f} of the best model, compared at {args.eval_resolution} size"
+    logging.getLogger(FILE_LOGGER).info(summary)
+    write_run_facts(output_dir, trainer, recipe, {name: len(part) for name, part in dataset.items()}, test)
+    print(f"\n{summary}")
+    print(f"curves       {output_dir / 'curves.png'}")
     print(f"predictions  {picture}")
     print(f"best model   {best}")
     print(f"use it       hfseg predict {best} photo.jpg --output_dir out")
