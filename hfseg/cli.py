@@ -8,6 +8,8 @@ COMMANDS = {
     "train": ("hfseg.launch", "train a recipe: hfseg train RECIPE.json [--key value ...]"),
     "eval": ("hfseg.eval", "measure a model: hfseg eval MODEL --dataset NAME [--split test] [--output_dir OUT]"),
     "models": ("hfseg.catalog", "list the models: parameters, input multiple, licence of their weights"),
+    "study": ("hfseg.study", "train and compare many recipes: hfseg study STUDY.json --output_dir OUT"),
+    "report": ("hfseg.report", "a page on runs or studies: hfseg report RUN_OR_STUDY_DIR ... [--output_dir OUT]"),
     "predict": ("hfseg.predict", "segment pictures: hfseg predict MODEL FILE|FOLDER ... [--output_dir OUT]"),
 }
 

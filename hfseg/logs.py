@@ -23,6 +23,7 @@ def show_errors(command: Callable[..., int], argv: Sequence[str] | None = None) 
         print("hfseg: interrupted", file=sys.stderr)
         return 130
 
+
 FILE_LOGGER = "hfseg.file"  # what the log file has and the screen shows in another way
 
 

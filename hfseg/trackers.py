@@ -36,7 +36,9 @@ def prepare_trackers(args: Any) -> None:
     """
     for name in args.report_to:
         if name not in TRACKERS:
-            logger.warning(f"report_to: {name} gets the numbers of the log, but no pictures.{near_names(name, TRACKERS)}")
+            logger.warning(
+                f"report_to: {name} gets the numbers of the log, but no pictures.{near_names(name, TRACKERS)}"
+            )
         elif find_spec(name) is None:
             raise InputError(f"report_to: {name} is not installed. pip install 'hfseg[{name}]', or leave it out.")
     if args.report_to and args.run_name in (None, args.output_dir):
@@ -85,7 +87,9 @@ class PredictionPictures(TrainerCallback):
         picture = self.draw(model, kwargs["processing_class"], args.device)
         model.train(was_training)
         if "tensorboard" in args.report_to:
-            writers = [c.tb_writer for c in self.trainer.callback_handler.callbacks if isinstance(c, TensorBoardCallback)]
+            writers = [
+                c.tb_writer for c in self.trainer.callback_handler.callbacks if isinstance(c, TensorBoardCallback)
+            ]
             for writer in filter(None, writers):
                 writer.add_image(PICTURE, np.asarray(picture), state.global_step, dataformats="HWC")
         if "wandb" in args.report_to:

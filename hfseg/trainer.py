@@ -212,7 +212,6 @@ class SegTrainer(Trainer):
             return super()._load_best_model()
         return reload_weights(unwrap(self.model), str(self.state.best_model_checkpoint))
 
-
     # ---- exact resume in the middle of an epoch: what the next log entry sums up so far ----
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)

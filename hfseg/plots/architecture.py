@@ -53,8 +53,10 @@ def plot_architectures(networks: Mapping[str, Sequence[Stage]]) -> Figure:
                 axis.text(0.16, i + 0.25, stage.name, va="center", fontsize=8.5, weight="bold")
                 axis.text(0.16, i + 0.55, f"{stage.part}, output {shape}", va="center", fontsize=7.5)
                 axis.text(3.92, i + 0.25, _millions(stage.parameters), va="center", ha="right", fontsize=8)
-                if i:
-                    arrow = FancyArrowPatch((2, i - 0.24), (2, i), arrowstyle="-|>", mutation_scale=6, color=INK, lw=0.6)
+                if 0 < i <= first_head:  # the parts of a head need not follow one another
+                    arrow = FancyArrowPatch(
+                        (2, i - 0.24), (2, i), arrowstyle="-|>", mutation_scale=6, color=INK, lw=0.6
+                    )
                     axis.add_patch(arrow)
                 if stage.to_head and first_head < len(stages) and i < first_head - 1:
                     axis.plot([4.0, 4.3], [i + 0.38] * 2, color=HEAD, lw=1.4)

@@ -1,12 +1,12 @@
 """Loss and mean IoU over the epochs."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hfseg.plots.style import LINES, style
 
@@ -98,9 +98,7 @@ def _finish(axis: Any, title: str, from_zero: bool) -> None:
     axis.set_title(title, loc="left")
     axis.set_xlabel("epoch")
     axis.grid(True)
-    top = max((float(np.nanmax(line.get_ydata())) for line in axis.lines if len(line.get_ydata())), default=math.nan)
-    if math.isfinite(top):
-        axis.set_ylim(0, top * 1.08 if top > 0 else 1)
-    if not from_zero and axis.lines:
-        lows = [float(np.nanmin(line.get_ydata())) for line in axis.lines]
-        axis.set_ylim(min(min(lows) * 0.95, axis.get_ylim()[0] + min(lows) * 0.9), axis.get_ylim()[1])
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    low, high = axis.dataLim.intervaly  # bands included
+    if axis.lines and np.isfinite([low, high]).all():
+        axis.set_ylim(0 if from_zero else low - 0.1 * (high - low), max(high + 0.08 * (high - min(low, 0)), 1e-6))

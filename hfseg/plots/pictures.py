@@ -64,7 +64,8 @@ def plot_samples(images: Sequence[np.ndarray], masks: Sequence[np.ndarray], labe
         labels: names and colours.
     """
     with style():
-        figure = Figure(figsize=(2.05 * len(images), 4.4), layout="constrained", dpi=100)
+        height = 2 * max(image.shape[0] / image.shape[1] for image in images)
+        figure = Figure(figsize=(2.05 * len(images), 2 * min(height, 3) + 0.5), layout="constrained", dpi=100)
         axes = figure.subplots(2, len(images), squeeze=False)
         for column, (image, mask) in enumerate(zip(images, masks)):
             _show(axes[0, column], shrink(image))
@@ -92,8 +93,9 @@ def plot_errors(
         labels: names and colours.
     """
     with style():
-        figure = Figure(figsize=(8, 1.75 * len(images) + 0.6), layout="constrained", dpi=100)
-        axes = figure.subplots(len(images), 4, squeeze=False)
+        heights = [1.65 * min(image.shape[0] / image.shape[1], 1.3) for image in images]
+        figure = Figure(figsize=(8, sum(heights) + 0.06 * len(images) + 0.6), layout="constrained", dpi=100)
+        axes = figure.subplots(len(images), 4, squeeze=False, height_ratios=heights)
         for row, image, mask, pred, title in zip(axes, images, masks, preds, titles):
             mask, pred = shrink(mask), shrink(pred)
             errors = np.full((*mask.shape, 3), RIGHT, np.uint8)

@@ -13,7 +13,7 @@ from hfseg.args import split_options
 from hfseg.checkpoints import write_json
 from hfseg.errors import InputError, near_names
 from hfseg.launch import process_count, split_launcher_options
-from hfseg.logs import show_errors
+from hfseg.logs import show_errors, start_log
 from hfseg.study.jobs import SIGNALS, check_folder, finish, is_finished, read_failure, read_json, start
 from hfseg.study.plan import Job, RunPlan, build_jobs, read_study
 from hfseg.study.progress import BLOCKED, FAILED, FINISHED, RUNNING, Board
@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # ---- report ----
     from hfseg.report import write_report
 
+    start_log()
     page = write_report([Path(output_dir)], Path(output_dir) / "report")
     print(f"\nreport  {page}")
     return 0 if ended_well else 1
@@ -72,6 +73,7 @@ def run_jobs(jobs: Sequence[Job], record: "StudyRecord", launcher: Sequence[str]
     for job in jobs:
         if is_finished(job):
             board.set(job, FINISHED)
+    board.show()
     for job in jobs:
         if board.states[job.name] == FINISHED:
             record.update(board)
@@ -82,7 +84,7 @@ def run_jobs(jobs: Sequence[Job], record: "StudyRecord", launcher: Sequence[str]
             continue
         board.set(job, RUNNING)
         record.update(board)
-        board.show()
+        board.show(job)
         code = train(job, board, launcher)
         if code == 0:
             finish(job)
@@ -92,6 +94,7 @@ def run_jobs(jobs: Sequence[Job], record: "StudyRecord", launcher: Sequence[str]
         else:
             board.set(job, FAILED, read_failure(job, code))
         record.update(board)
+        board.show(job)
     board.show()
     return all(state == FINISHED for state in board.states.values())
 
@@ -151,7 +154,9 @@ def select_jobs(jobs: Sequence[Job], only: Sequence[str] | None) -> list[Job]:
     names = list(dict.fromkeys(job.run.name for job in jobs))
     for name in only:
         if name not in names:
-            raise InputError(f"There is no run {name!r} in the study; there are {', '.join(names)}.{near_names(name, names)}")
+            raise InputError(
+                f"There is no run {name!r} in the study; there are {', '.join(names)}.{near_names(name, names)}"
+            )
     wanted: set[int] = set()
 
     def want(job: Job) -> None:

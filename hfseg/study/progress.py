@@ -26,16 +26,21 @@ class Board:
         self.started = time.monotonic()
         self.live = sys.stdout.isatty()
         self._drawn = 0  # lines of the last table on the terminal
+        self._starts: list[float] = []  # seconds of finished jobs that were no training: starting, testing
 
     def set(self, job: Job, state: str, reason: str = "") -> None:
+        if state == FINISHED and self.states[job.name] == RUNNING:
+            self._starts.append(max(time.monotonic() - self.started - read_progress(job)["seconds"], 0.0))
         self.states[job.name] = state
         self.reasons[job.name] = reason
         if state == RUNNING:
             self.started = time.monotonic()
 
-    def show(self) -> None:
-        """Prints the table, over the one before on a terminal."""
+    def show(self, job: Job | None = None) -> None:
+        """Prints the table, over the one before on a terminal; into a file only the row of `job` where one is given."""
         lines = self.lines()
+        if job is not None and not self.live:
+            lines = [lines[1 + self.jobs.index(job)], lines[-1]]
         if self.live:
             width, height = shutil.get_terminal_size()
             if self._drawn:
@@ -55,7 +60,7 @@ class Board:
             left = self.seconds_left(job, progress)
             if state in (RUNNING, WAITING):
                 known &= left is not None
-                total += left or 0.0
+                total += (left or 0.0) + (sum(self._starts) / len(self._starts) if self._starts else 0.0)
             epochs = f"{progress['epoch']:.0f}/{job.run.recipe.get('num_train_epochs', 30):g}"
             cells = [
                 f"{job.run.name:{width}}  {job.seed:4}  {state:9}  {epochs if progress['epoch'] else '-':>6}",
@@ -66,7 +71,9 @@ class Board:
             table.append("  ".join(cells) + (f"  {self.reasons[job.name]}" if self.reasons.get(job.name) else ""))
         counts = {state: list(self.states.values()).count(state) for state in (FINISHED, FAILED, BLOCKED)}
         told = ", ".join(f"{n} {state}" for state, n in counts.items() if n or state == FINISHED)
-        rest = "" if not total and known else f"; about {_time(total)} left" + ("" if known else " and what is unknown")
+        rest = f"; about {_time(total)} left" if known and total else ""
+        if not known:
+            rest = f"; more than {_time(total)} left" if total else "; the time left is not known yet"
         return [*table, f"{told} of {len(self.jobs)}{rest}"]
 
     def seconds_left(self, job: Job, progress: dict[str, Any]) -> float | None:
