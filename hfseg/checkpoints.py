@@ -20,7 +20,10 @@ from hfseg.errors import InputError
 logger = logging.getLogger(__name__)
 
 # What a run writes into its output_dir; `overwrite` deletes these and nothing else.
-RUN_FILES = "best trainer_state.json predictions.png curves.png test_metrics.json train.log run.json".split()
+RUN_FILES = (
+    *("best", "run.json", "trainer_state.json", "test_metrics.json"),
+    *("predictions.png", "curves.png", "train.log"),
+)
 
 
 def reload_weights(model: PreTrainedModel, folder: str | Path) -> None:

@@ -56,7 +56,7 @@ class Clock(TrainerCallback):
 
 
 def peak_memory_mb(device: torch.device) -> float | None:
-    """Largest memory so far, in 2**20 bytes: of tensors on a CUDA device, else resident in this process; None: unknown."""
+    """Largest memory so far in 2**20 bytes, of tensors on a CUDA device, else of this process; None: unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if sys.platform == "win32":

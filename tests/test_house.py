@@ -15,12 +15,12 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 # A module may import those of its own floor and of the floors before it; data and models share one, but not each other.
 FLOORS = [
     {"errors", "labels"},
-    {"images", "losses", "metrics", "mean_iou", "plots", "logs"},
+    {"images", "losses", "metrics", "mean_iou", "roc", "plots", "logs"},
     {"data", "models"},
     {"bundle"},
-    {"checkpoints", "card", "callbacks", "trainer", "segmenter", "hub"},
+    {"checkpoints", "clock", "card", "callbacks", "trainer", "segmenter", "trackers", "run_facts", "hub"},
     {"args"},
-    {"train", "eval", "predict", "launch", "catalog"},
+    {"train", "eval", "predict", "launch", "catalog", "study", "report"},
     {"cli"},
 ]
 SELF_CONTAINED = ("models/torchvision_seg.py", "models/timm_seg.py")  # they travel to the Hub with their weights

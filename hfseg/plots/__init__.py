@@ -6,6 +6,14 @@ from hfseg.plots.pictures import color_mask, plot_errors, plot_predictions, plot
 from hfseg.plots.scores import plot_scores
 
 __all__ = [
-    *("Curve", "Stage", "color_mask", "plot_architectures", "plot_curves", "plot_errors", "plot_log"),
-    *("plot_predictions", "plot_samples", "plot_scores"),
+    "Curve",
+    "Stage",
+    "color_mask",
+    "plot_architectures",
+    "plot_curves",
+    "plot_errors",
+    "plot_log",
+    "plot_predictions",
+    "plot_samples",
+    "plot_scores",
 ]

@@ -1,6 +1,7 @@
 """A network as built, stage by stage: seen in one forward pass."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def read_stages(model: PreTrainedModel, size: tuple[int, int]) -> list[Stage]:
     shapes: dict[int, tuple[int, int, int]] = {}
     features: list[tuple[int, ...]] = []
     hooks = [
-        inner.register_forward_hook(lambda _, __, output, key=id(module): _note(shapes, key, output, size))
+        inner.register_forward_hook(partial(_note, shapes, id(module), size))
         for _, module in chain
         for inner in (module if isinstance(module, nn.ModuleList) else [module])
     ]
@@ -117,7 +118,9 @@ def _shorten(text: str, limit: int = 40) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3].rstrip()}..."
 
 
-def _note(shapes: dict[int, tuple[int, int, int]], key: int, output: Any, size: tuple[int, int]) -> None:
+def _note(
+    shapes: dict[int, tuple[int, int, int]], key: int, size: tuple[int, int], module: nn.Module, _: Any, output: Any
+) -> None:
     for tensor in _tensors(output):
         if tensor.ndim == 4:
             shapes[key] = tuple(tensor.shape[1:])  # type: ignore[assignment]

@@ -53,7 +53,7 @@ class SeedRun:
         return sum(early) / len(early)
 
     def fluctuation(self) -> float | None:
-        """Mean change of validation mIoU from one validation to the next, up or down, in the second half of training."""
+        """Mean change of validation mIoU from one validation to the next, up or down, over the second half."""
         points = self.validations()
         late = [value for epoch, value in points if epoch >= points[-1][0] / 2]
         steps = [abs(b - a) for a, b in zip(late, late[1:])]

@@ -20,7 +20,7 @@ from hfseg.study.progress import BLOCKED, FAILED, FINISHED, RUNNING, Board
 
 STUDY_FILE = "study.json"  # what the report knows of the study
 REDRAW = 2.0  # seconds
-USAGE = """usage: hfseg study STUDY.json --output_dir OUT [--only RUN ...] [--seeds N ...] [--key value] [--RUN.key value]
+USAGE = """usage: hfseg study STUDY.json --output_dir OUT [--only RUN ...] [--seeds N ...] [--[RUN.]key value ...]
 
 Trains every run of the study in a process of its own, OUT/<run>/seed<k>, and writes OUT/report/index.html. Started
 again, it leaves finished runs alone and goes on with a broken one from its last checkpoint.
@@ -134,7 +134,10 @@ class StudyRecord:
         for job in board.jobs:
             state, reason = board.states[job.name], board.reasons.get(job.name, "")
             self.jobs[job.run.name, job.seed] = {
-                **{"run": job.run.name, "seed": job.seed, "state": state, "reason": reason}
+                "run": job.run.name,
+                "seed": job.seed,
+                "state": state,
+                "reason": reason,
             }
         runs = [
             {"name": r.name, "recipe": r.recipe, "changed": r.changed, "weights_from": r.weights_from}

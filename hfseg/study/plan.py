@@ -143,10 +143,10 @@ def _read_run(
     for part in (study.get("overrides"), row.get("overrides")):
         recipe |= {key: value for key, value in (part or {}).items() if not key.startswith("_")}
     recipe.pop("seed", None)
-    weights_from = row.get("weights_from")
+    mine = {key: value for key, value in ((_option_for(name, k), v) for k, v in changes.items()) if key}
+    weights_from = None if "weights" in mine else row.get("weights_from")
     if weights_from is not None:
         recipe["weights"] = "scratch"  # stands for the path of the earlier run, which is no part of the recipe
-    mine = {key: value for key, value in ((_option_for(name, k), v) for k, v in changes.items()) if key}
     tokens = [token for key, values in mine.items() for token in (f"--{key}", *values)]
     given = {*recipe, *mine}
     if own := sorted(given & set(OWN_KEYS)):
