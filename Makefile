@@ -49,9 +49,11 @@ check: $(VENV)/.installed-dev ## lint, format, spelling, types
 	$(BIN)/codespell
 	$(BIN)/mypy
 
-smoke: $(VENV)/.installed-dev ## train, evaluate and predict in a minute, on drawn data
+smoke: $(VENV)/.installed-dev ## train, evaluate, and run a small study with its report, on drawn data
 	$(BIN)/hfseg train recipes/segformer_quickstart.json --num_images 64 --num_train_epochs 2 --output_dir runs/smoke --overwrite true
 	$(BIN)/hfseg eval runs/smoke/best --output_dir runs/smoke/test
+	rm -rf runs/smoke_study
+	$(BIN)/hfseg study recipes/studies/smoke.json --output_dir runs/smoke_study
 
 clean:          ## delete the runs
 	rm -rf runs out

@@ -65,6 +65,7 @@ class SegTrainingArguments(HubArguments, TrainingArguments):
         "Loss weights: one number a class, or 'balanced' (median frequency, computed from the training masks)."
     )
     sync_batchnorm: bool = option("With several CUDA processes, BatchNorm sees all of them.", True)
+    report_to: list[str] | None = option("Trackers of the run: tensorboard, trackio, wandb; or all that are installed.")
     overwrite: bool = option("Delete an earlier run in output_dir first.", False)
 
     def __post_init__(self) -> None:
@@ -72,6 +73,7 @@ class SegTrainingArguments(HubArguments, TrainingArguments):
         self.remove_unused_columns = False
         self.batch_eval_metrics = True
         self.label_names = ["labels"]
+        self.report_to = self.report_to or []
         if self.load_best_model_at_end:
             raise InputError(
                 "load_best_model_at_end is not used here: the best model is always kept in output_dir/best."
@@ -149,7 +151,7 @@ def parse(
         if "hub_token" in given:
             raise InputError("hub_token stands in the recipe: log in with `hf auth login` or set HF_TOKEN instead.")
         recipe.update(given)
-    overrides = _split_options(argv)
+    overrides = split_options(argv)
     _check_names([*recipe, *overrides], parser.key_names())
     merged = {k: v for k, v in {**recipe, **overrides}.items() if v is not None and v != ["none"] and v != ["null"]}
     namespace, rest = parser.parse_known_args([token for k, v in merged.items() for token in _tokens(k, v)])
@@ -183,7 +185,7 @@ def describe_options(dataclass_types: Sequence[type]) -> str:
     return "\n".join(lines)
 
 
-def _split_options(argv: Sequence[str]) -> dict[str, list[str]]:
+def split_options(argv: Sequence[str]) -> dict[str, list[str]]:
     """['--a', '1', '2', '--b=3'] -> {'a': ['1', '2'], 'b': ['3']}; a flag alone has an empty list."""
     options: dict[str, list[str]] = {}
     current: list[str] | None = None

@@ -15,6 +15,7 @@ from transformers.trainer_utils import has_length
 from hfseg.bundle import read_metrics, recover_bundle, write_bundle
 from hfseg.card import RunRecord, build_card
 from hfseg.card_text import log_rows
+from hfseg.logs import FILE_LOGGER
 from hfseg.pictures import draw_curves, to_png
 from hfseg.samples import SampleSheet
 
@@ -132,7 +133,9 @@ class ProgressCallback(TrainerCallback):
         if "eval_mean_iou" in logs:
             self.values |= {"val loss": f"{logs['eval_loss']:.4f}", "val mIoU": f"{logs['eval_mean_iou']:.4f}"}
             row = "  ".join(f"{key} {value}" for key, value in self.values.items())
-            self.bar.write(f"epoch {state.epoch:g}/{state.num_train_epochs:g}  {row}")
+            line = f"epoch {state.epoch:g}/{state.num_train_epochs:g}  {row}"
+            self.bar.write(line)
+            logging.getLogger(FILE_LOGGER).info(line)
         self.bar.set_postfix(self.values)
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
-from transformers.trainer_utils import get_last_checkpoint
 
 from hfseg.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 # What a run writes into its output_dir; `overwrite` deletes these and nothing else.
-RUN_FILES = ("best", "trainer_state.json", "predictions.png", "test_metrics.json", "train.log")
+RUN_FILES = (
+    *("best", "run.json", "trainer_state.json", "test_metrics.json"),
+    *("predictions.png", "curves.png", "train.log"),
+)
 
 
 def reload_weights(model: PreTrainedModel, folder: str | Path) -> None:
@@ -59,8 +61,8 @@ def find_checkpoint(output_dir: str | Path, resume: str | None) -> str | None:
 
     Args:
         output_dir: the run's folder.
-        resume: None or "false" (start afresh), "auto" (the newest in output_dir, afresh where there is none), or a
-            folder.
+        resume: None or "false" (start afresh), "auto" (the newest whole one in output_dir, afresh where there is
+            none), or a folder.
 
     Raises:
         InputError: a folder that is no checkpoint.
@@ -68,10 +70,25 @@ def find_checkpoint(output_dir: str | Path, resume: str | None) -> str | None:
     if resume is None or resume.lower() in ("false", "none"):
         return None
     if resume.lower() in ("auto", "true"):
-        return get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None
-    if not (Path(resume) / "trainer_state.json").is_file():
+        found = sorted(Path(output_dir).glob("checkpoint-*"), key=_step)
+        return next((str(folder) for folder in reversed(found) if is_whole(folder)), None)
+    if not is_whole(Path(resume)):
         raise InputError(f"{resume} is no checkpoint to resume from: give a checkpoint-<step> folder, or auto.")
     return resume
+
+
+def _step(checkpoint: Path) -> int:
+    number = checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: Trainer writes its files in place, and trainer_state.json last."""
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(state, dict)
 
 
 def prepare_output_dir(output_dir: str | Path, *, overwrite: bool, resume: bool) -> None:

@@ -9,6 +9,8 @@ COMMANDS = {
     "eval": ("hfseg.eval", "measure a model: hfseg eval MODEL --dataset NAME [--split test] [--output_dir OUT]"),
     "models": ("hfseg.catalog", "list the models: parameters, input multiple, licence of their weights"),
     "push": ("hfseg.push", "push a run's best model to the Hub: hfseg push RUN_DIR REPO_ID"),
+    "study": ("hfseg.study", "train and compare many recipes: hfseg study STUDY.json --output_dir OUT"),
+    "report": ("hfseg.report", "a page on runs or studies: hfseg report RUN_OR_STUDY_DIR ... [--output_dir OUT]"),
     "predict": ("hfseg.predict", "segment pictures: hfseg predict MODEL FILE|FOLDER ... [--output_dir OUT]"),
 }
 

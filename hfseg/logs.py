@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -25,6 +26,9 @@ def show_errors(command: Callable[..., int], argv: Sequence[str] | None = None) 
         return 130
 
 
+FILE_LOGGER = "hfseg.file"  # what the log file has and the screen shows in another way
+
+
 def start_log(args: Any = None) -> None:
     """Our INFO lines from the main process, everybody's warnings, on stderr."""
     main = args is None or args.process_index == 0
@@ -41,3 +45,17 @@ def start_log(args: Any = None) -> None:
     datasets.utils.logging.disable_progress_bar()
     if not main:
         transformers.utils.logging.set_verbosity_error()
+
+
+def start_log_file(path: str | Path) -> None:
+    """Everything that is logged from here on also goes to a file, with the time; an older one is continued."""
+    root = logging.getLogger()
+    for old in [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]:
+        root.removeHandler(old)
+        old.close()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    root.addHandler(handler)
+    only_file = logging.getLogger(FILE_LOGGER)
+    only_file.handlers, only_file.propagate = [handler], False

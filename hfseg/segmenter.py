@@ -16,6 +16,7 @@ from hfseg.errors import InputError
 from hfseg.images import overlay, read_image, read_mask
 from hfseg.labels import Labels, build_palette, class_names
 from hfseg.losses import upsample
+from hfseg.metrics import predict_ids
 from hfseg.plots import plot_predictions
 
 URL_TIMEOUT = 30  # seconds
@@ -142,10 +143,11 @@ class Segmenter:
             pixels = torch.cat(inputs[chunk]).to(self.device, self.dtype)
             logits = self.model(pixel_values=pixels).logits.float()  # (B, C, h', w')
             for image, one in zip(images[chunk], logits):
-                full = upsample(one[None], image.shape[:2])[0]  # (C, H, W)
-                mask = full.argmax(0).to(torch.uint8 if len(full) <= 256 else torch.int32).cpu().numpy()
-                scores = full.softmax(0).cpu().numpy() if probabilities else None
-                yield Segmentation(image, mask if len(full) <= 256 else mask.astype(np.uint16), self.palette, scores)
+                full = upsample(one[None], image.shape[:2])  # (1, C, H, W)
+                num_labels = full.shape[1]
+                mask = predict_ids(full)[0].to(torch.uint8 if num_labels <= 256 else torch.int32).cpu().numpy()
+                scores = full[0].softmax(0).cpu().numpy() if probabilities else None
+                yield Segmentation(image, mask if num_labels <= 256 else mask.astype(np.uint16), self.palette, scores)
 
 
 def to_pixels(image: Any) -> np.ndarray:

@@ -24,14 +24,17 @@ from hfseg.data.augment import Augmentation
 from hfseg.data.transforms import SegTransform, build_processor, class_pixels, prepare
 from hfseg.errors import InputError
 from hfseg.labels import Labels
-from hfseg.logs import show_errors, start_log
+from hfseg.logs import FILE_LOGGER, show_errors, start_log, start_log_file
 from hfseg.losses import LOSSES, compute_class_weights
 from hfseg.models import build, normalization
+from hfseg.plots import plot_log
 from hfseg.provenance import describe_base, describe_data, describe_hardware
 from hfseg.publish import changed_options, connect, fetch_checkpoint, finish_bundle, report_push
 from hfseg.push_queue import CheckpointPushCallback, PushQueue
+from hfseg.run_facts import write_run_facts
 from hfseg.samples import SampleSheet
 from hfseg.segmenter import Segmenter, draw_predictions
+from hfseg.trackers import PredictionPictures, finish_trackers, prepare_trackers
 from hfseg.trainer import SegTrainer
 
 logger = logging.getLogger("hfseg.train")  # also when this file runs as a script
@@ -52,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start_log(args)
     if repo is not None and args.resume_from_hub:
         checkpoint = fetch_checkpoint(repo, args)
+    prepare_trackers(args)
     set_seed(args.seed)
 
     # ---- data ----
@@ -114,6 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     best.trainer = trainer
     for stock in (StockProgressCallback, PrinterCallback):
         trainer.remove_callback(stock)
+    trainer.add_callback(PredictionPictures(trainer, dataset["validation"], labels))
+    if args.should_save:
+        start_log_file(Path(args.output_dir) / "train.log")
     sizes = ", ".join(f"{len(part)} {name}" for name, part in dataset.items())
     logger.info(
         f"{model_args.model} on {data_args.dataset}: {sizes} images of {image_size[0]} x {image_size[1]} pixels"
@@ -124,8 +131,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         record.seconds = time.perf_counter() - start
         logger.info(f"trained in {record.seconds:.0f} s on {args.world_size} x {args.device.type}")
 
-        # ---- best model -> test metrics, a picture, the last words of its card ----
-        tests = report_best(trainer, dataset, labels, eval_transform)
+        # ---- best model -> test metrics, pictures, the last words of its card ----
+        tests = report_best(trainer, recipe, dataset, labels, eval_transform)
+        finish_trackers(args)
         if args.should_save:
             finish_bundle(Path(args.output_dir) / "best", trainer, record, tests, queue)
         # A process that leaves while another still talks to it makes that one abort.
@@ -192,11 +200,12 @@ def class_weights(given: Sequence[str] | None, labels: Labels, train_set: Any) -
 
 
 def report_best(
-    trainer: SegTrainer, dataset: DatasetDict, labels: Labels, transform: SegTransform
+    trainer: SegTrainer, recipe: dict[str, Any], dataset: DatasetDict, labels: Labels, transform: SegTransform
 ) -> list[dict[str, Any]]:
-    """Tests the best model at both sizes, draws four predictions, and says where it lies and how to use it."""
+    """Tests the best model at both sizes, draws its curves and predictions, and says where it lies."""
     args: Any = trainer.args
-    best = Path(args.output_dir) / "best"
+    output_dir = Path(args.output_dir)
+    best = output_dir / "best"
     trainer.accelerator.wait_for_everyone()  # the main process may still be writing it
     if not (best / "config.json").is_file():  # training ended before any validation, or there was to be none
         trainer.evaluate()
@@ -218,10 +227,15 @@ def report_best(
     tests.append({**about, "resolution": other, **trainer.eval_metric.compute()})
     if not args.should_save:
         return tests
-    write_json(Path(args.output_dir) / "test_metrics.json", tests[0])
-    picture = Path(args.output_dir) / "predictions.png"
+    write_json(output_dir / "test_metrics.json", tests[0])
+    picture = output_dir / "predictions.png"
     draw_predictions(Segmenter(read_bundle(best)), dataset[split], labels, picture)
-    print(f"\n{split} mIoU {metrics['test_mean_iou']:.4f} of the best model, compared at {args.eval_resolution} size")
+    plot_log(trainer.state.log_history).savefig(output_dir / "curves.png")
+    summary = f"{split} mIoU {metrics['test_mean_iou']:.4f} of the best model, compared at {args.eval_resolution} size"
+    logging.getLogger(FILE_LOGGER).info(summary)
+    write_run_facts(output_dir, trainer, recipe, {name: len(part) for name, part in dataset.items()}, tests[0])
+    print(f"\n{summary}")
+    print(f"curves       {output_dir / 'curves.png'}")
     print(f"predictions  {picture}")
     print(f"best model   {best}")
     print(f"use it       hfseg predict {best} photo.jpg --output_dir out")

@@ -1,7 +1,9 @@
 """SegTrainer: transformers' Trainer with a loss, an evaluation and a reload that are right for segmentation."""
 
 import logging
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 
 from hfseg.checkpoints import reload_weights, unwrap
+from hfseg.clock import Clock
 from hfseg.data.transforms import collate, normalize
 from hfseg.labels import IGNORE_INDEX, class_names
 from hfseg.losses import cross_entropy, upsample
@@ -64,6 +67,8 @@ class SegTrainer(Trainer):
         self.train_matrix = torch.zeros(self.num_labels, self.num_labels, dtype=torch.int64, device=args.device)
         self.eval_metric = SegMetric(self.class_names)  # the last evaluation, for its confusion matrix
         self._eval_loss = torch.zeros(2, dtype=torch.float64)  # summed pixel loss, valid pixels
+        self.clock = Clock()
+        self.add_callback(self.clock)
 
     # ---- batches ----
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -100,6 +105,7 @@ class SegTrainer(Trainer):
             loss = loss + AUXILIARY_WEIGHT * self._loss(auxiliary, labels, num_items_in_batch)
         if model.training:
             self.train_matrix += confusion_matrix(predict_ids(logits.detach()), labels, self.num_labels)
+            self.clock.count(len(labels) * self.accelerator.num_processes)
             # Each process divides by the pixels of all of them, and DistributedDataParallel takes the mean.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
@@ -160,13 +166,14 @@ class SegTrainer(Trainer):
 
     # ---- log ----
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds train_mean_iou, over the training batches since the last log, to the entries with a training loss."""
+        """Adds train_mean_iou, speed and memory since the last log to the entries with a training loss."""
         if "loss" in logs:
             metric = SegMetric(self.class_names)
             metric.add_matrix(self.accelerator.reduce(self.train_matrix, "sum").cpu())
             self.train_matrix.zero_()
             self.train_pixels = metric.matrix.sum(1).tolist()
             logs["train_mean_iou"] = metric.mIoU()
+            logs |= self.clock.lap(self.args.device)
         super().log(logs, *args, **kwargs)
 
     # ---- optimiser and schedule ----
@@ -206,6 +213,30 @@ class SegTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_best_model()
         return reload_weights(unwrap(self.model), str(self.state.best_model_checkpoint))
+
+    # ---- exact resume in the middle of an epoch: what the next log entry sums up so far ----
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        running = {"train_matrix": self.train_matrix.cpu(), "tr_loss": getattr(self, "_tr_loss", torch.zeros(())).cpu()}
+        running["last_logged"] = torch.tensor(self._globalstep_last_logged)
+        torch.save(running, self._running_file(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is None or not self._running_file(checkpoint).is_file():
+            return
+        try:
+            running = torch.load(self._running_file(checkpoint), map_location=self.args.device, weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):  # of a log line, not of the training
+            logger.warning(f"{checkpoint}: the sums of the broken epoch can't be read; its next log entry starts anew.")
+            return
+        self.train_matrix.copy_(running["train_matrix"])
+        if hasattr(self, "_tr_loss"):
+            self._tr_loss.copy_(running["tr_loss"])
+            self._globalstep_last_logged = int(running["last_logged"])
+
+    def _running_file(self, checkpoint: str) -> Path:
+        return Path(checkpoint) / f"running_{self.args.process_index}.pt"
 
 
 def _by_size(

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from transformers.trainer_utils import get_last_checkpoint
 
 from hfseg.checkpoints import find_checkpoint, prepare_output_dir, write_json
 from hfseg.errors import InputError
@@ -23,6 +24,21 @@ def test_auto_takes_the_newest_checkpoint_and_starts_afresh_without_one(tmp_path
     assert find_checkpoint(run, "auto") == str(run / "checkpoint-10")
     assert find_checkpoint(run, str(run / "checkpoint-9")) == str(run / "checkpoint-9")
     assert find_checkpoint(run, None) is None and find_checkpoint(run, "false") is None
+
+
+@pytest.mark.parametrize("content", [None, "", '{"log_history": ['])
+def test_a_half_written_checkpoint_is_passed_over(content: str | None, tmp_path: Path) -> None:
+    """transformers' get_last_checkpoint takes the highest number, whatever is in the folder."""
+    run = used_run(tmp_path / "run")
+    newest = run / "checkpoint-11"
+    newest.mkdir()
+    (newest / "model.safetensors").write_bytes(b"half")
+    if content is not None:
+        (newest / "trainer_state.json").write_text(content)
+    assert get_last_checkpoint(str(run)) == str(newest)
+    assert find_checkpoint(run, "auto") == str(run / "checkpoint-10")
+    with pytest.raises(InputError, match="is no checkpoint"):
+        find_checkpoint(run, str(newest))
 
 
 def test_a_folder_that_is_no_checkpoint_gets_one_line(tmp_path: Path) -> None:

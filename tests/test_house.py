@@ -15,12 +15,15 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 # A module may import those of its own floor and of the floors before it; data and models share one, but not each other.
 FLOORS = [
     {"errors", "labels"},
-    {"images", "losses", "metrics", "mean_iou", "plots", "logs", "hub_errors", "card_text", "pictures"},
+    {"images", "losses", "metrics", "mean_iou", "roc", "plots", "logs", "hub_errors", "card_text", "pictures"},
     {"data", "models"},
     {"bundle"},
-    {"segmenter", "provenance", "samples", "checkpoints", "card", "callbacks", "trainer", "hub", "push_queue"},
+    {
+        *("segmenter", "provenance", "samples", "checkpoints", "clock", "card", "callbacks", "trainer", "trackers"),
+        *("run_facts", "hub", "push_queue"),
+    },
     {"args", "data_args", "hub_args"},
-    {"train", "eval", "predict", "launch", "catalog", "push", "publish"},
+    {"train", "eval", "predict", "launch", "catalog", "push", "publish", "study", "report"},
     {"cli"},
 ]
 SELF_CONTAINED = ("models/torchvision_seg.py", "models/timm_seg.py")  # they travel to the Hub with their weights

@@ -1,0 +1,121 @@
+"""Writes a report on runs or studies: `hfseg report RUN_OR_STUDY_DIR ... [--output_dir OUT]`."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hfseg.args import split_options
+from hfseg.errors import InputError, near_names
+from hfseg.logs import show_errors, start_log
+from hfseg.report.records import Run, read_runs
+
+USAGE = """usage: hfseg report RUN_OR_STUDY_DIR ... [--output_dir OUT]
+
+Writes OUT/index.html, one page that needs no network, with its figures (PNG, SVG) and numbers (CSV, JSON) beside it.
+
+  --output_dir OUT   unset: report/ in the first folder"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if "--help" in argv or "-h" in argv:
+        print(USAGE)
+        return 0
+    first = next((i for i, token in enumerate(argv) if token.startswith("--")), len(argv))
+    folders, options = [Path(token) for token in argv[:first]], split_options(argv[first:])
+    if not folders:
+        raise InputError("Which runs? Give folders of runs or studies first: hfseg report runs/smoke_study.")
+    for key in options:
+        if key != "output_dir":
+            raise InputError(f"There is no option {key!r}; there is output_dir.{near_names(key, ['output_dir'])}")
+    given = options.get("output_dir", [str(folders[0] / "report")])
+    if len(given) != 1:
+        raise InputError(f"output_dir is {' '.join(given) or 'empty'}; give one folder.")
+    start_log()
+    print(f"report  {write_report(folders, Path(given[0]))}")
+    return 0
+
+
+def write_report(folders: Sequence[Path], output_dir: Path) -> Path:
+    """Reads the runs, draws the figures, and writes the folder of the report.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: there is nothing to report on.
+    """
+    # ---- runs -> rows and claims ----
+    runs, commands = read_runs(folders)
+    from hfseg.report.claims import check_claims
+    from hfseg.report.comparison import comparison_rows, group_runs, write_paragraph
+    from hfseg.report.figures import FigureList
+    from hfseg.report.files import write_figure, write_table, write_text
+    from hfseg.report.page import build_tables, render_markdown, render_page
+
+    groups, sources = group_runs(runs)
+    rows = comparison_rows(runs, groups)
+    claims = check_claims(groups)
+
+    # ---- figures ----
+    figures = FigureList(groups, sources)
+
+    # ---- files, in a new folder that then takes the place of the old one ----
+    if output_dir.is_file():
+        raise InputError(f"output_dir {output_dir} is a file; give a folder.")
+    if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "index.html").is_file():
+        raise InputError(f"output_dir {output_dir} holds something other than a report; give another folder.")
+    new = output_dir.with_name(f".{output_dir.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    inline = []
+    for entry in figures.entries:
+        inline.append((entry, write_figure(new, entry.stem, entry.figure)))
+        for name, table in entry.tables.items():
+            write_table(new, f"{entry.stem}_{name}", table)
+    write_table(new, "comparison", rows)
+    write_table(new, "seeds", [row for run in runs for row in seed_rows(run)])
+    write_table(new, "claims", [claim_row(claim) for claim in claims])
+    title = "Training strategies compared: " + ", ".join(dict.fromkeys(group.label for group in groups))
+    content = {
+        "paragraphs": write_paragraph(groups),
+        "tables": build_tables(rows),
+        "claims": claims,
+        "notes": figures.notes,
+        "facts": list_facts(rows, commands),
+    }
+    write_text(new / "index.html", render_page(title, content, inline))
+    write_text(new / "README.md", render_markdown(title, content, figures.entries))
+    shutil.rmtree(output_dir, ignore_errors=True)
+    new.rename(output_dir)
+    return output_dir / "index.html"
+
+
+def seed_rows(run: Run) -> list[dict[str, object]]:
+    return [
+        {"run": run.name, "seed": seed.seed, "test_mean_iou": seed.score}
+        | {f"iou_{name}": row["iou"] for name, row in seed.test["per_class"].items()}
+        | {"epochs_to_90": seed.epochs_to_90(), "fluctuation": seed.fluctuation(), "gap": seed.gap()}
+        | {k: seed.facts.get(k) for k in ("train_seconds", "images_per_second", "peak_memory_mb", "hardware", "commit")}
+        for seed in run.finished
+    ]
+
+
+def claim_row(claim: object) -> dict[str, object]:
+    row = dict(vars(claim))
+    parts = [f"{part.label}: {part.verdict}. {part.text}" for part in row.pop("parts")]
+    return row | {"verdict": claim.verdict, "numbers": parts}  # type: ignore[attr-defined]
+
+
+def list_facts(rows: Sequence[dict], commands: Sequence[str]) -> list[tuple[str, str]]:
+    """Command, commit, hardware: what a reader needs to repeat the figures."""
+    facts = [("command", command) for command in commands]
+    for key in ("commit", "hardware"):
+        values = sorted({value for row in rows for value in row[key]})
+        facts += [(key, ", ".join(values))] if values else []
+    return facts
+
+
+if __name__ == "__main__":
+    sys.exit(show_errors(main))

@@ -1,0 +1,195 @@
+"""What the study claims, and whether these runs confirm it."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from hfseg.report.comparison import FINETUNE, FROZEN, HALF, SCRATCH, Group, class_names, compare, confusion
+from hfseg.report.records import Run, SeedRun
+
+CONFIRMED, REFUTED, NOT_RUN = "confirmed", "not confirmed", "not run"
+LITTLE = 0.02  # mIoU: what the claim on the learning rate calls little
+BACKGROUND, BOUNDARY, PET = "background", "boundary", "foreground"
+
+
+@dataclass
+class Part:
+    """A claim for one network, or for one pair of them."""
+
+    label: str
+    verdict: str
+    text: str
+
+
+@dataclass
+class Claim:
+    """A claim with its parts; confirmed where all of them are, not confirmed where one is refuted."""
+
+    letter: str
+    statement: str
+    rule: str
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        verdicts = {part.verdict for part in self.parts}
+        if REFUTED in verdicts:
+            return REFUTED
+        return NOT_RUN if not verdicts or NOT_RUN in verdicts else CONFIRMED
+
+
+def check_claims(groups: Sequence[Group]) -> list[Claim]:
+    """All seven, in the study's order."""
+    each: list[tuple[str, str, str, Callable[[Group], Part]]] = [
+        ("a", "Fine-tuning beats training from scratch.", "test mIoU", _finetuning_beats_scratch),
+        (
+            *(
+                "b",
+                "From scratch, learning is slower at first.",
+                "validation mIoU over the first quarter of the epochs",
+            ),
+            _scratch_is_slower,
+        ),
+        (
+            *("c", "With a frozen encoder, learning is slower and the result poorer."),
+            *("validation mIoU over the first quarter, and test mIoU, against fine-tuning", _frozen_is_poorer),
+        ),
+        ("d", "Half the learning rate changes little.", f"test mIoU within {LITTLE}", _half_rate_changes_little),
+        (
+            *("e", "The boundary is worst and the background best; pet is taken for background, boundary for pet."),
+            *("IoU per class, and what most of the wrong pixels of a class are taken for", _classes_differ),
+        ),
+    ]
+    claims = [Claim(letter, text, rule, [check(g) for g in groups]) for letter, text, rule, check in each]
+    fcn = next((group for group in groups if group.model.startswith("fcn")), None)
+    segformer = next((group for group in groups if group.model.startswith("segformer")), None)
+    rule = f"share of the {BACKGROUND} pixels that are taken for pet"
+    claims.append(Claim("f", "SegFormer takes background for pet more often than FCN.", rule))
+    rule = "epochs to 90 % of the best validation mIoU, and its mean change from one validation to the next"
+    claims.append(Claim("g", "FCN converges faster than SegFormer, and its validation is steadier.", rule))
+    for claim, check in zip(claims[-2:], (_takes_background_for_pet, _converges_faster)):
+        claim.parts.append(_between(fcn, segformer, check))
+    return claims
+
+
+def _pair(group: Group, first: str, second: str) -> tuple[Run, Run] | str:
+    """Two finished runs, or why there are not."""
+    found = []
+    for strategy in (first, second):
+        run = group.find(strategy)
+        if run is None:
+            return f"there is no run {strategy}"
+        if not run.finished:
+            return f"{run.name}: {run.reason}"
+        found.append(run)
+    return found[0], found[1]
+
+
+def _finetuning_beats_scratch(group: Group) -> Part:
+    return _larger(group, FINETUNE, SCRATCH, {"test mIoU": lambda seed: seed.score})
+
+
+def _scratch_is_slower(group: Group) -> Part:
+    return _larger(group, FINETUNE, SCRATCH, {"early validation mIoU": lambda seed: seed.early_score()})
+
+
+def _frozen_is_poorer(group: Group) -> Part:
+    figures = {"early validation mIoU": lambda s: s.early_score(), "test mIoU": lambda s: s.score}
+    return _larger(group, FINETUNE, FROZEN, figures)
+
+
+def _larger(group: Group, first: str, second: str, figures: dict[str, Callable[[SeedRun], float]]) -> Part:
+    pair = _pair(group, first, second)
+    if isinstance(pair, str):
+        return Part(group.label, NOT_RUN, pair)
+    texts, holds = [], True
+    for name, figure in figures.items():
+        one, two = ([figure(seed) for seed in run.finished] for run in pair)
+        found = compare(one, two)
+        holds &= found.holds
+        texts.append(f"{name} {_mean(one):.3f} {first} against {_mean(two):.3f} {second} ({found.text})")
+    return Part(group.label, CONFIRMED if holds else REFUTED, "; ".join(texts))
+
+
+def _half_rate_changes_little(group: Group) -> Part:
+    pair = _pair(group, FINETUNE, HALF)
+    if isinstance(pair, str):
+        return Part(group.label, NOT_RUN, pair)
+    one, two = (statistics.mean(run.scores) for run in pair)
+    text = f"test mIoU {two:.3f} at half the rate against {one:.3f}: {abs(one - two):.3f} apart"
+    return Part(group.label, CONFIRMED if abs(one - two) <= LITTLE else REFUTED, text)
+
+
+def _classes_differ(group: Group) -> Part:
+    run = group.find(FINETUNE)
+    if run is None or not run.finished:
+        return Part(group.label, NOT_RUN, f"{run.name}: {run.reason}" if run else f"there is no run {FINETUNE}")
+    names = class_names(run)
+    if missing := {BACKGROUND, BOUNDARY, PET} - set(names):
+        return Part(group.label, NOT_RUN, f"the data set has no class {', '.join(sorted(missing))}")
+    ious = {name: _mean([seed.test["per_class"][name]["iou"] or 0.0 for seed in run.finished]) for name in names}
+    worst, best = min(ious, key=lambda n: ious[n]), max(ious, key=lambda n: ious[n])
+    matrix = confusion(run.finished)
+
+    def taken_for(name: str) -> str:
+        row = {other: count for other, count in zip(names, matrix[names.index(name)]) if other != name}
+        return max(row, key=lambda n: row[n])
+
+    pet, boundary = taken_for(PET), taken_for(BOUNDARY)
+    holds = (worst, best, pet, boundary) == (BOUNDARY, BACKGROUND, BACKGROUND, PET)
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in ious.items())
+    text = (
+        f"{run.name}: IoU {shown}; wrong pixels of {PET} are mostly taken for {pet}, those of {BOUNDARY} for {boundary}"
+    )
+    return Part(group.label, CONFIRMED if holds else REFUTED, text)
+
+
+def _between(fcn: Group | None, segformer: Group | None, check: Callable[[Run, Run], tuple[bool, str]]) -> Part:
+    """A claim on the two networks, for the first strategy that both have."""
+    label = "FCN and SegFormer"
+    if fcn is None or segformer is None:
+        return Part(label, NOT_RUN, f"there is no run of {'FCN' if fcn is None else 'SegFormer'}")
+    reason = ""
+    for strategy in (FINETUNE, SCRATCH, FROZEN):
+        one, two = fcn.find(strategy), segformer.find(strategy)
+        missing = [run for run in (one, two) if run is not None and not run.finished]
+        if one is None or two is None or missing:
+            if missing and not reason:
+                reason = f"{missing[0].name}: {missing[0].reason.rstrip('.')}"
+            continue
+        holds, text = check(one, two)
+        why = f", since {reason}" if reason and strategy != FINETUNE else ""
+        return Part(label, CONFIRMED if holds else REFUTED, f"{strategy}{why}: {text}")
+    return Part(label, NOT_RUN, reason or "no strategy was run with both")
+
+
+def _takes_background_for_pet(fcn: Run, segformer: Run) -> tuple[bool, str]:
+    names = class_names(fcn)
+    if BACKGROUND not in names or PET not in names or names != class_names(segformer):
+        return False, f"the classes have no {BACKGROUND} and {PET}"
+    row, column = names.index(BACKGROUND), names.index(PET)
+
+    def share(seed: SeedRun) -> float:
+        counts = seed.test["confusion_matrix"][row]
+        return counts[column] / max(sum(counts), 1)
+
+    one, two = ([share(seed) for seed in run.finished] for run in (segformer, fcn))
+    found = compare(one, two)
+    return found.holds, f"{_mean(one):.1%} by SegFormer against {_mean(two):.1%} by FCN ({found.text})"
+
+
+def _converges_faster(fcn: Run, segformer: Run) -> tuple[bool, str]:
+    texts, holds = [], True
+    for name, figure in (
+        ("epochs to 90 %", lambda seed: seed.epochs_to_90()),
+        ("change between validations", lambda seed: seed.fluctuation() or 0.0),
+    ):
+        one, two = ([float(figure(seed)) for seed in run.finished] for run in (segformer, fcn))
+        found = compare(one, two)  # larger for SegFormer: FCN is faster, and steadier
+        holds &= found.holds
+        texts.append(f"{name} {_mean(two):.3g} of FCN against {_mean(one):.3g} of SegFormer ({found.text})")
+    return holds, "; ".join(texts)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values)

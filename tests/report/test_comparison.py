@@ -1,0 +1,171 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hfseg.errors import InputError
+from hfseg.report.claims import CONFIRMED, NOT_RUN, REFUTED, check_claims
+from hfseg.report.comparison import (
+    FINETUNE,
+    FROZEN,
+    HALF,
+    SCRATCH,
+    compare,
+    comparison_rows,
+    group_runs,
+    strategy_of,
+    write_paragraph,
+)
+from hfseg.report.records import Run, SeedRun, read_runs
+
+GOOD = [[90, 4, 6], [4, 6, 10], [12, 3, 60]]  # background best, boundary worst, as the study has it
+
+
+def a_seed(score: float, seed: int = 0, curve: list[float] | None = None, matrix: Any = GOOD) -> SeedRun:
+    names = ("background", "boundary", "foreground")
+    ious = dict(zip(names, (score + 0.2, score - 0.3, score + 0.1)))
+    test = {
+        "mean_iou": score,
+        "split": "test",
+        "resolution": "input",
+        "confusion_matrix": matrix,
+        "per_class": {name: {"iou": iou} for name, iou in ious.items()},
+    }
+    curve = curve or [score / 2, score * 0.8, score, score]
+    log: list[dict[str, Any]] = []
+    for epoch, value in enumerate(curve, 1):
+        log += [{"epoch": epoch, "loss": 1.0, "train_mean_iou": value + 0.1}, {"epoch": epoch, "eval_mean_iou": value}]
+    facts = {"test": test, "epochs": len(curve), "hardware": "two cores", "commit": "abc", "train_seconds": 5.0}
+    return SeedRun(seed, Path("nowhere"), log, facts)
+
+
+def a_run(
+    name: str, scores: list[float], *, model: str = "segformer-b0", source: str | None = None, **recipe: Any
+) -> Run:
+    settings = {"model": model, "dataset": "pets", "learning_rate": 1e-3, "num_train_epochs": 4} | recipe
+    return Run(name, settings, [a_seed(score, i) for i, score in enumerate(scores)], source)
+
+
+def a_study(scratch: list[float], finetune: list[float], frozen: list[float], half: list[float]) -> list[Run]:
+    return [
+        a_run("source", [0.3], weights="scratch", dataset="cityscapes"),
+        a_run("scratch", scratch, weights="scratch"),
+        a_run("finetune", finetune, source="source"),
+        a_run("half", half, source="source", learning_rate=5e-4),
+        a_run("frozen", frozen, source="source", freeze="encoder"),
+    ]
+
+
+STUDY = a_study([0.40, 0.41, 0.42], [0.50, 0.51, 0.52], [0.45, 0.46, 0.47], [0.495, 0.51, 0.52])
+
+
+def test_strategies_come_from_the_recipes() -> None:
+    (group,), sources = group_runs(STUDY)
+    assert [run.name for run in sources] == ["source"]
+    assert [strategy_of(run, group) for run in group.runs] == [SCRATCH, FINETUNE, HALF, FROZEN]
+
+
+def test_numbers_of_a_curve() -> None:
+    seed = a_seed(0.5, curve=[0.1, 0.46, 0.40, 0.5, 0.45, 0.47, 0.46, 0.47])
+    assert seed.epochs_to_90() == 2
+    assert seed.early_score() == pytest.approx((0.1 + 0.46) / 2)
+    assert seed.fluctuation() == pytest.approx((0.05 + 0.02 + 0.01 + 0.01) / 4)
+    assert seed.gap() == pytest.approx(0.1)
+    assert a_seed(0.5, curve=[0.2]).fluctuation() is None
+
+
+def test_a_difference_counts_where_the_seeds_lie_apart() -> None:
+    apart = compare([0.5, 0.6, 0.7], [0.1, 0.2, 0.49])
+    assert apart.holds and apart.certain and "once in 20" in apart.text
+    few = compare([0.5, 0.6], [0.1, 0.2])
+    assert few.holds and not few.certain and "once in 6" in few.text
+    overlap = compare([0.5, 0.7], [0.4, 0.6])
+    assert not overlap.holds and "overlap" in overlap.text
+    single = compare([0.5], [0.4])
+    assert single.holds and not single.certain and "no spread" in single.text
+    assert not compare([0.4], [0.5]).holds
+
+
+def test_the_row_of_a_run() -> None:
+    groups, _ = group_runs(STUDY)
+    rows = {row["run"]: row for row in comparison_rows(STUDY, groups)}
+    tuned = rows["finetune"]
+    assert tuned["test_mean_iou"] == pytest.approx(0.51) and tuned["test_mean_iou_spread"] == pytest.approx(0.01)
+    assert tuned["per_class_iou"]["boundary"] == pytest.approx(0.21)
+    assert tuned["weights"] == "encoder of source" and tuned["seeds"] == [0, 1, 2] and tuned["train_seconds"] == 5.0
+
+
+def test_the_paragraph_follows_the_numbers() -> None:
+    groups, _ = group_runs(STUDY)
+    (text,) = write_paragraph(groups)
+    assert "finetune (fine-tuned) came out first with a test mIoU of 0.510 ± 0.010 (3 seeds)" in text
+    assert "0.002 above half with 0.508" in text and "the seeds overlap" in text
+    assert "scratch is last with 0.410" in text and "0.100 below the first; every seed lies above" in text
+
+
+def verdicts(runs: list[Run]) -> dict[str, str]:
+    return {claim.letter: claim.verdict for claim in check_claims(group_runs(runs)[0])}
+
+
+def test_claims_are_confirmed_by_figures_that_confirm_them() -> None:
+    found = verdicts(STUDY)
+    assert found == {**dict.fromkeys("abcde", CONFIRMED), **dict.fromkeys("fg", NOT_RUN)}
+
+
+def test_claims_are_refuted_by_figures_that_refute_them() -> None:
+    runs = a_study([0.50, 0.51], [0.40, 0.41], [0.45, 0.46], [0.44, 0.45])
+    for run in runs:
+        for seed in run.seeds:
+            seed.facts["test"]["confusion_matrix"] = [[90, 4, 6], [4, 6, 10], [2, 13, 60]]  # pet taken for boundary
+    found = verdicts(runs)
+    assert found == {**dict.fromkeys("abcde", REFUTED), **dict.fromkeys("fg", NOT_RUN)}
+
+
+def test_the_two_networks_are_compared_and_a_missing_strategy_is_said() -> None:
+    fcn = a_run("fcn_finetune", [0.5], model="fcn_resnet50", weights="imagenet")
+    fcn.seeds[0].facts, fcn.seeds[0].reason = {}, "no network."
+    slow = [0.1, 0.2, 0.3, 0.5]
+    runs = [
+        fcn,
+        a_run("fcn_scratch", [0.4], model="fcn_resnet50", weights="scratch"),
+        Run("segformer_scratch", a_run("x", []).recipe | {"weights": "scratch"}, [a_seed(0.5, curve=slow)]),
+    ]
+    runs[2].seeds[0].facts["test"]["confusion_matrix"] = [[80, 4, 16], [4, 6, 10], [12, 3, 60]]
+    claims = {claim.letter: claim for claim in check_claims(group_runs(runs)[0])}
+    assert claims["f"].verdict == CONFIRMED
+    text = claims["f"].parts[0].text
+    assert "from scratch, since fcn_finetune: no network" in text and "16.0% by SegFormer against 6.0% by FCN" in text
+    assert claims["g"].verdict == CONFIRMED
+    assert claims["a"].verdict == NOT_RUN and "fcn_finetune: no network." in claims["a"].parts[0].text
+    assert "Not run: fcn_finetune (no network)." in write_paragraph(group_runs(runs)[0])[0]
+
+
+def test_runs_are_found_in_studies_runs_and_folders_of_runs(tmp_path: Path) -> None:
+    for name in ("a/seed0", "a/seed1", "b"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "trainer_state.json").write_text(json.dumps({"log_history": [{"loss": 1.0, "epoch": 1}]}))
+    runs, _ = read_runs([tmp_path])
+    assert {run.name: [seed.seed for seed in run.seeds] for run in runs} == {"a": [0, 1], "b": [0]}
+    assert runs[0].finished == [] and runs[0].reason == "broken off"
+    assert [run.name for run in read_runs([tmp_path / "a" / "seed1"])[0]] == ["a"]
+    with pytest.raises(InputError, match="Two of these folders hold a run a"):
+        read_runs([tmp_path, tmp_path / "a"])
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_a_folder_without_runs_gets_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="There is no folder|holds no run that has logged anything") as error:
+        read_runs([tmp_path / name])
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_is_made_up_where_nothing_was_measured() -> None:
+    run = a_run("waiting", [])
+    groups, _ = group_runs([run])
+    (row,) = comparison_rows([run], groups)
+    assert row["test_mean_iou"] is None and row["not_run"] == "not finished"
+    assert not any(isinstance(v, float) and math.isnan(v) for v in row.values())
+    assert "no run has finished" in write_paragraph(groups)[0]
