@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 import torch
+from torch import nn
 from torchvision.models import get_model_weights, segmentation
 
 from hfseg.errors import InputError, near_names
@@ -65,7 +66,8 @@ def build_timm(
         raise InputError(f"timm has no model {encoder_name!r}.{near} `timm.list_models()` lists them.")
     model = _build_for_size(encoder_name, labels, image_size)
     if head_dropout is not None:
-        model.config.head_dropout = model.head.dropout.p = head_dropout
+        model.config.head_dropout = head_dropout
+        model.head.dropout = nn.Dropout2d(head_dropout)
     if weights == "pretrained":
         try:
             encoder = timm.create_model(
