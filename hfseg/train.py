@@ -95,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
-    logger.info(f"trained in {time.perf_counter() - start:.0f} s on {args.world_size} x {args.device.type}")
+    kind = trainer.accelerator.distributed_type.value
+    logger.info(f"trained in {time.perf_counter() - start:.0f} s on {args.world_size} x {args.device.type} ({kind})")
 
     # ---- best model -> test metrics and a picture ----
     report_best(trainer, dataset, labels, eval_transform)

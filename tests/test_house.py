@@ -20,7 +20,7 @@ FLOORS = [
     {"bundle"},
     {"checkpoints", "card", "callbacks", "trainer", "segmenter", "hub"},
     {"args", "data_args"},
-    {"train", "eval", "predict", "launch", "catalog"},
+    {"train", "eval", "predict", "launch", "topology", "catalog"},
     {"cli"},
 ]
 SELF_CONTAINED = ("models/torchvision_seg.py", "models/timm_seg.py")  # they travel to the Hub with their weights
