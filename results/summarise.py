@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent
 def main() -> None:
     for dataset in sorted(path for path in ROOT.iterdir() if path.is_dir()):
         print(f"\n### {dataset.name}\n")
-        print("| row | options | test mIoU, seeds 0 1 2 | mean | spread | per class, mean | training | commit |")
+        print("| row | options | mIoU, seeds 0 1 2 | mean | spread | per class, mean | training | commit |")
         print("|---|---|---|---|---|---|---|---|")
         for row in sorted(path for path in dataset.iterdir() if path.is_dir()):
             folders = sorted(path for path in row.iterdir() if (path / "metrics.json").is_file())
@@ -30,7 +30,7 @@ def table_row(name: str, folders: list[Path]) -> str:
     shown = " ".join(f"{score:.4f}" for score in scores)
     return (
         f"| {name} | `{runs[0]['options']}` | {shown} | **{statistics.mean(scores):.4f}** | {spread:.4f} | "
-        f"{per_class} ({runs[0]['resolution']} size) | {seconds:.0f} s | {commits} |"
+        f"{per_class} ({metrics[0]['split']}, {runs[0]['resolution']} size) | {seconds:.0f} s | {commits} |"
     )
 
 

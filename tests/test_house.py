@@ -115,6 +115,15 @@ def test_changelog_names_the_version() -> None:
     assert f"## {hfseg.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def test_lowest_versions_are_those_that_are_declared() -> None:
+    """`make test-lowest` installs the lower ends of the ranges."""
+    makefile, project = ((ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "pyproject.toml"))
+    declared = dict(re.findall(r'"(\w+)>=([\d.]+)[,"]', project))
+    listed = makefile.split("LOWEST_VERSIONS = ")[1].split("\n\n")[0].replace("\\\n", " ")
+    pinned = dict(re.findall(r"(\w+)==([\d.]+?)(?:\.\*)?(?=\s|$)", listed))
+    assert len(pinned) >= 6 and all(declared[name] == version for name, version in pinned.items()), pinned
+
+
 def test_results_hold_what_they_say() -> None:
     """Each metrics.json under results/ is whole: its mean IoU follows from its own confusion matrix."""
     files = sorted((ROOT / "results").rglob("metrics.json"))
