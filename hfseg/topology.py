@@ -75,7 +75,7 @@ def read_config(path: str) -> Any:
     try:
         return load_config_from_file(path)
     except (ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
         raise InputError(
             f"{path} is no accelerate configuration: {reason}. recipes/accelerate has some; `accelerate config` "
             "writes one."

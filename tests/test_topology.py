@@ -73,7 +73,7 @@ def test_every_file_is_planned() -> None:
 
 def test_mistakes_get_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     broken = tmp_path / "broken.yaml"
-    for text, message in (("gpus: 3", "unknown keys"), ("[1, 2]", "is no accelerate"), ("a: [", "is no accelerate")):
+    for text, message in (("distributed_type: 'NO'\ngpus: 3", "unknown keys"), ("[1, 2]", "is no accelerate"), ("a: [", "is no accelerate")):
         broken.write_text(text)
         with pytest.raises(InputError, match=message) as error:
             plan_topology(None, str(broken))
