@@ -6,8 +6,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hfseg.errors import InputError
+
+if TYPE_CHECKING:
+    from hfseg.topology import Topology
 
 # Options of `accelerate launch` that are taken here; every other --key belongs to the recipe.
 LAUNCHER_OPTIONS = ("num_processes", "config_file")
@@ -18,13 +22,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     launcher, recipe_argv = split_launcher_options(argv)
     if not recipe_argv or recipe_argv[0].startswith("--") and "--help" not in recipe_argv:
         raise InputError("Which recipe? Give one first: hfseg train recipes/segformer_pets.json [--key value ...].")
-    num_processes = process_count(launcher)
+    num_processes = parse_count(launcher.get("num_processes"))
+    from hfseg.topology import plan_topology
+
+    topology = plan_topology(num_processes, launcher.get("config_file"))
     import hfseg.train
 
-    if num_processes == 1 and "config_file" not in launcher:
+    if topology.num_processes == 1 and "config_file" not in launcher:
         return hfseg.train.main(recipe_argv)
     hfseg.train.check(recipe_argv)
-    return launch(launcher, recipe_argv, num_processes)
+    return launch(topology, recipe_argv)
 
 
 def split_launcher_options(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -54,41 +61,22 @@ def take_token(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     return token, rest
 
 
-def process_count(launcher: dict[str, str]) -> int:
-    """As asked for; unset: one a CUDA device, or one."""
-    if "config_file" in launcher and not Path(launcher["config_file"]).is_file():
-        raise InputError(
-            f"There is no accelerate configuration {launcher['config_file']}; recipes/accelerate has some."
-        )
-    given = launcher.get("num_processes")
-    if given is not None:
-        if not given.isdigit() or int(given) < 1:
-            raise InputError(f"num_processes is {given!r}; give a number of processes, 1 or more.")
-        return int(given)
-    import torch
-
-    return max(torch.cuda.device_count(), 1)
+def parse_count(given: str | None) -> int | None:
+    if given is not None and (not given.isdigit() or int(given) < 1):
+        raise InputError(f"num_processes is {given!r}; give a number of processes, 1 or more.")
+    return None if given is None else int(given)
 
 
-def launch(launcher: dict[str, str], recipe_argv: Sequence[str], num_processes: int) -> int:
+def launch(topology: "Topology", recipe_argv: Sequence[str]) -> int:
     """Runs train.py under `accelerate launch`; signals are passed on, and a user's mistake keeps its exit code 2."""
-    import torch
-
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
-    if "config_file" in launcher:
-        command += ["--config_file", launcher["config_file"]]
-    else:
-        # Without a GPU only --multi_gpu starts more than one process; --use_cpu then puts them on gloo.
-        command += ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    if "num_processes" in launcher or "config_file" not in launcher:
-        command += ["--num_processes", str(num_processes)]
     token, recipe_argv = take_token(recipe_argv)
-    command += [str(Path(__file__).with_name("train.py")), *recipe_argv]
-    if not torch.cuda.is_available() and "config_file" not in launcher:
-        command += ["--use_cpu", "true"]
-    process = subprocess.Popen(command, env=os.environ | ({"HF_TOKEN": token} if token else {}))
+    command = [sys.executable, "-m", "accelerate.commands.launch", *topology.launcher]
+    command += [str(Path(__file__).with_name("train.py")), *recipe_argv, *topology.script]
+    # A group of its own: of one process, accelerate passes no signal on, and would leave it behind.
+    environment = os.environ | ({"HF_TOKEN": token} if token else {})
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     previous = {
-        number: signal.signal(number, lambda received, frame: process.send_signal(received))
+        number: signal.signal(number, lambda received, frame: os.killpg(process.pid, received))
         for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:

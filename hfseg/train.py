@@ -126,10 +126,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{model_args.model} on {data_args.dataset}: {sizes} images of {image_size[0]} x {image_size[1]} pixels"
     )
     start = time.perf_counter()
+    kind = trainer.accelerator.distributed_type.value
     with queue or nullcontext():
         trainer.train(resume_from_checkpoint=checkpoint)
         record.seconds = time.perf_counter() - start
-        logger.info(f"trained in {record.seconds:.0f} s on {args.world_size} x {args.device.type}")
+        logger.info(f"trained in {record.seconds:.0f} s on {args.world_size} x {args.device.type} ({kind})")
 
         # ---- best model -> test metrics, pictures, the last words of its card ----
         tests = report_best(trainer, recipe, dataset, labels, eval_transform)

@@ -23,7 +23,7 @@ FLOORS = [
         *("run_facts", "hub", "push_queue"),
     },
     {"args", "data_args", "hub_args"},
-    {"train", "eval", "predict", "launch", "catalog", "push", "publish", "study", "report"},
+    {"train", "eval", "predict", "launch", "topology", "catalog", "push", "publish", "study", "report"},
     {"cli"},
 ]
 SELF_CONTAINED = ("models/torchvision_seg.py", "models/timm_seg.py")  # they travel to the Hub with their weights
@@ -116,6 +116,15 @@ def test_changelog_names_the_version() -> None:
     import hfseg
 
     assert f"## {hfseg.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_lowest_versions_are_those_that_are_declared() -> None:
+    """`make test-lowest` installs the lower ends of the ranges."""
+    makefile, project = ((ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "pyproject.toml"))
+    declared = dict(re.findall(r'"(\w+)>=([\d.]+)[,"]', project))
+    listed = makefile.split("LOWEST_VERSIONS = ")[1].split("\n\n")[0].replace("\\\n", " ")
+    pinned = dict(re.findall(r"(\w+)==([\d.]+?)(?:\.\*)?(?=\s|$)", listed))
+    assert len(pinned) >= 6 and all(declared[name] == version for name, version in pinned.items()), pinned
 
 
 def test_results_hold_what_they_say() -> None:
