@@ -77,7 +77,8 @@ def write_report(folders: Sequence[Path], output_dir: Path) -> Path:
     write_table(new, "comparison", rows)
     write_table(new, "seeds", [row for run in runs for row in seed_rows(run)])
     write_table(new, "claims", [claim_row(claim) for claim in claims])
-    title = "Training strategies compared: " + ", ".join(dict.fromkeys(group.label for group in groups))
+    models, datasets = (list(dict.fromkeys(names)) for names in zip(*((g.model, g.dataset) for g in groups)))
+    title = f"Training strategies compared: {', '.join(models)} on {', '.join(datasets)}"
     content = {
         "paragraphs": write_paragraph(groups),
         "tables": build_tables(rows),
