@@ -151,6 +151,11 @@ def test_hfseg_train_starts_two_processes(tmp_path: Path) -> None:
         (["eval", "recipes"], "no config.json"),
         (["predict", "recipes"], "Give a model and pictures"),
         (["predict", "recipes", "nothing.jpg"], "There is no picture at nothing.jpg"),
+        (["study"], "Which study?"),
+        (["study", "recipes/studies/smok.json"], "'recipes/studies/smoke.json'"),
+        (["study", "recipes/studies/smoke.json", "--only", "segformer_tuned"], "there are lraspp_scratch"),
+        (["report"], "Which runs?"),
+        (["report", "recipes"], "holds no run that has logged anything"),
     ],
 )
 def test_mistakes_get_one_line_and_code_2(

@@ -46,6 +46,10 @@ def write_report(folders: Sequence[Path], output_dir: Path) -> Path:
     Raises:
         InputError: there is nothing to report on.
     """
+    if output_dir.is_file():
+        raise InputError(f"output_dir {output_dir} is a file; give a folder.")
+    if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "index.html").is_file():
+        raise InputError(f"output_dir {output_dir} holds something other than a report; give another folder.")
     # ---- runs -> rows and claims ----
     runs, commands = read_runs(folders)
     from hfseg.report.claims import check_claims
@@ -62,10 +66,6 @@ def write_report(folders: Sequence[Path], output_dir: Path) -> Path:
     figures = FigureList(groups, sources)
 
     # ---- files, in a new folder that then takes the place of the old one ----
-    if output_dir.is_file():
-        raise InputError(f"output_dir {output_dir} is a file; give a folder.")
-    if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "index.html").is_file():
-        raise InputError(f"output_dir {output_dir} holds something other than a report; give another folder.")
     new = output_dir.with_name(f".{output_dir.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
@@ -77,7 +77,8 @@ def write_report(folders: Sequence[Path], output_dir: Path) -> Path:
     write_table(new, "comparison", rows)
     write_table(new, "seeds", [row for run in runs for row in seed_rows(run)])
     write_table(new, "claims", [claim_row(claim) for claim in claims])
-    title = "Training strategies compared: " + ", ".join(dict.fromkeys(group.label for group in groups))
+    models, datasets = (list(dict.fromkeys(names)) for names in zip(*((g.model, g.dataset) for g in groups)))
+    title = f"Training strategies compared: {', '.join(models)} on {', '.join(datasets)}"
     content = {
         "paragraphs": write_paragraph(groups),
         "tables": build_tables(rows),

@@ -15,15 +15,16 @@ ENOUGH = 0.05  # a difference that chance gives more often than this is not clai
 
 @dataclass
 class Group:
-    """Runs of one network on one data set, which differ in how they were trained."""
+    """Runs of one network on one data set at one size, which differ in how they were trained."""
 
     model: str
     dataset: str
+    size: str
     runs: list[Run] = field(default_factory=list)
 
     @property
     def label(self) -> str:
-        return f"{self.model} on {self.dataset}"
+        return f"{self.model} on {self.dataset} at {self.size}"
 
     def find(self, strategy: str) -> Run | None:
         return next((run for run in self.runs if strategy_of(run, self) == strategy), None)
@@ -47,11 +48,12 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[Run]]:
     """Groups of runs to compare; and the runs that only give their weights to others."""
     givers = {run.weights_from for run in runs}
     sources = [run for run in runs if run.name in givers]
-    groups: dict[tuple[str, str], Group] = {}
+    groups: dict[tuple[str, str, str], Group] = {}
     for run in runs:
         if run not in sources:
-            model, dataset = str(run.recipe.get("model", "segformer-b0")), dataset_of(run)
-            groups.setdefault((model, dataset), Group(model, dataset)).runs.append(run)
+            size = list(run.recipe.get("image_size") or [512])
+            key = str(run.recipe.get("model", "segformer-b0")), dataset_of(run), f"{size[0]} x {size[-1]}"
+            groups.setdefault(key, Group(*key)).runs.append(run)
     return list(groups.values()), sources
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ from hfseg.plots.style import INK, PAPER
 
 def write_table(folder: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:
     """Writes <name>.csv and <name>.json; nested values become columns `a.b`, lists one cell."""
-    write_json(folder / f"{name}.json", list(rows))
+    rows = [_without_nan(row) for row in rows]
+    write_json(folder / f"{name}.json", rows)
     flat = [_flatten(row) for row in rows]
     columns = list(dict.fromkeys(key for row in flat for key in row))
     text = io.StringIO()
@@ -56,6 +58,15 @@ def to_inline(svg: str, prefix: str) -> str:
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r'xlink:href="#', f'xlink:href="#{prefix}-', svg).replace("url(#", f"url(#{prefix}-")
     return svg.replace(INK, "currentColor").replace(PAPER, "none")
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has neither NaN nor infinity: of a training that diverged, they are null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flatten(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:

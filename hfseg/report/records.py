@@ -80,7 +80,7 @@ class Run:
 
     @property
     def finished(self) -> list[SeedRun]:
-        return [seed for seed in self.seeds if seed.facts and seed.validations()]
+        return [seed for seed in self.seeds if seed.test.get("mean_iou") is not None and seed.validations()]
 
     @property
     def scores(self) -> list[float]:

@@ -62,8 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from hfseg.report import write_report
 
     start_log()
-    page = write_report([Path(output_dir)], Path(output_dir) / "report")
-    print(f"\nreport  {page}")
+    try:
+        print(f"\nreport  {write_report([Path(output_dir)], Path(output_dir) / 'report')}")
+    except InputError:
+        if ended_well:
+            raise
+        print("\nno report: not one run has trained")
     return 0 if ended_well else 1
 
 

@@ -49,7 +49,8 @@ def check_folder(job: Job) -> None:
     if there.get("_hash") == job.hash():
         return
     recipe = job.recipe()
-    keys = [k for k in sorted({*there, *recipe}) if there.get(k) != recipe.get(k) and k not in ("_hash", "weights")]
+    hidden = {"_hash", *(["weights"] if job.weights is not None else [])}  # that path holds the study's own folder
+    keys = [k for k in sorted({*there, *recipe} - hidden) if there.get(k) != recipe.get(k)]
     reason = f"{keys[0]} is {there.get(keys[0])!r} there and {recipe.get(keys[0])!r} here" if keys else ""
     raise InputError(
         f"{job.folder} holds a run of another recipe ({reason or 'the run its weights come from has changed'}). Give "

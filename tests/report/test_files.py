@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import re
 from pathlib import Path
 
@@ -18,9 +19,9 @@ def a_figure() -> Figure:
 
 
 def test_tables_are_csv_and_json(tmp_path: Path) -> None:
-    write_table(tmp_path, "t", [{"a": {"x": 1, "y": None}, "b": [1, 2]}, {"c": 'quo"te, and'}])
+    write_table(tmp_path, "t", [{"a": {"x": 1, "y": math.nan}, "b": [1, 2]}, {"c": 'a "word", and'}])
     rows = list(csv.DictReader((tmp_path / "t.csv").open()))
-    assert rows == [{"a.x": "1", "a.y": "", "b": "1 2", "c": ""}, {"a.x": "", "a.y": "", "b": "", "c": 'quo"te, and'}]
+    assert rows == [{"a.x": "1", "a.y": "", "b": "1 2", "c": ""}, {"a.x": "", "a.y": "", "b": "", "c": 'a "word", and'}]
     assert json.loads((tmp_path / "t.json").read_text())[0]["a"] == {"x": 1, "y": None}
 
 

@@ -76,7 +76,7 @@ def test_weights_on_the_command_line_take_the_place_of_an_earlier_run(tmp_path: 
         ([{"name": "a"}, {"name": "a"}], {}, "the run a is there 2 times"),
         ([{"name": "../a"}], {}, "'../a' is no name for a run"),
         ([], {}, "has no list of runs"),
-        ([{"name": "a", "overides": {}}], {}, "no key 'overides'.*Did you mean 'overrides'"),
+        ([{"name": "a", "override": {}}], {}, "no key 'override'.*Did you mean 'overrides'"),
         ([{"name": "a", "recipe": "bose.json"}], {}, "There is no recipe .*bose.json. Did you mean"),
         ([{"name": "a", "overrides": {"learning_rat": 1}}], {}, "a: There is no option 'learning_rat'"),
         ([{"name": "a", "seeds": [1, 1]}], {}, "different whole numbers"),
