@@ -34,7 +34,7 @@ from hfseg.samples import SampleSheet
 from hfseg.segmenter import Segmenter, draw_predictions
 from hfseg.trainer import SegTrainer
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("hfseg.train")  # not __main__, as which accelerate runs this file
 
 DEFAULT_SIZE = (512, 512)
 

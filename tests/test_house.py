@@ -20,7 +20,7 @@ FLOORS = [
     {"bundle"},
     {"segmenter", "provenance", "samples", "checkpoints", "card", "callbacks", "trainer", "hub", "push_queue"},
     {"args", "hub_args"},
-    {"train", "eval", "predict", "launch", "catalog", "push"},
+    {"train", "eval", "predict", "launch", "catalog", "push", "publish"},
     {"cli"},
 ]
 SELF_CONTAINED = ("models/torchvision_seg.py", "models/timm_seg.py")  # they travel to the Hub with their weights
