@@ -37,7 +37,11 @@ from hfseg.segmenter import Segmenter, draw_predictions
 from hfseg.trackers import PredictionPictures, finish_trackers, prepare_trackers
 from hfseg.trainer import SegTrainer
 
+<<<<<<< HEAD
 logger = logging.getLogger("hfseg.train")  # also when this file runs as a script
+=======
+logger = logging.getLogger("hfseg.train")  # not __main__, as which accelerate runs this file
+>>>>>>> issue5
 
 DEFAULT_SIZE = (512, 512)
 

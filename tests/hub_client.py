@@ -30,7 +30,7 @@ class Child:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def wait(self, meanwhile: Callable[[], None] | None = None, timeout: float = 300) -> str:
+    def wait(self, meanwhile: Callable[[], None] | None = None, timeout: float = 900) -> str:
         """Waits for the end; `meanwhile` is called a hundred times a second. Returns stdout and stderr."""
         end = time.monotonic() + timeout
         while self.process.poll() is None:
