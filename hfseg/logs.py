@@ -4,7 +4,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,31 @@ def start_log(args: Any = None) -> None:
         transformers.utils.logging.set_verbosity_error()
 
 
-def start_log_file(path: str | Path) -> None:
-    """Everything that is logged from here on also goes to a file, with the time; an older one is continued."""
-    root = logging.getLogger()
-    for old in [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]:
-        root.removeHandler(old)
-        old.close()
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def log_file(folder: Path | None) -> Iterator[None]:
+    """Everything that is logged within also goes to train.log in the folder, with the time; an older one is continued.
+
+    Args:
+        folder: None writes nothing. Where a mistake ends the run before its first entry in trainer_state.json, the log
+            is gone again, so that the folder counts as unused.
+    """
+    if folder is None:
+        yield
+        return
+    path, root, only_file = folder / "train.log", logging.getLogger(), logging.getLogger(FILE_LOGGER)
+    folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     root.addHandler(handler)
-    only_file = logging.getLogger(FILE_LOGGER)
     only_file.handlers, only_file.propagate = [handler], False
+    try:
+        yield
+    except InputError:
+        if not (folder / "trainer_state.json").is_file():
+            handler.close()
+            path.unlink(missing_ok=True)
+        raise
+    finally:
+        root.removeHandler(handler)
+        only_file.removeHandler(handler)
+        handler.close()

@@ -24,7 +24,7 @@ from hfseg.data.augment import Augmentation
 from hfseg.data.transforms import SegTransform, build_processor, class_pixels, prepare
 from hfseg.errors import InputError
 from hfseg.labels import Labels
-from hfseg.logs import FILE_LOGGER, show_errors, start_log, start_log_file
+from hfseg.logs import FILE_LOGGER, log_file, show_errors, start_log
 from hfseg.losses import LOSSES, compute_class_weights
 from hfseg.models import build, normalization
 from hfseg.plots import plot_log
@@ -37,11 +37,7 @@ from hfseg.segmenter import Segmenter, draw_predictions
 from hfseg.trackers import PredictionPictures, finish_trackers, prepare_trackers
 from hfseg.trainer import SegTrainer
 
-<<<<<<< HEAD
 logger = logging.getLogger("hfseg.train")  # also when this file runs as a script
-=======
-logger = logging.getLogger("hfseg.train")  # not __main__, as which accelerate runs this file
->>>>>>> issue5
 
 DEFAULT_SIZE = (512, 512)
 
@@ -123,15 +119,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stock in (StockProgressCallback, PrinterCallback):
         trainer.remove_callback(stock)
     trainer.add_callback(PredictionPictures(trainer, dataset["validation"], labels))
-    if args.should_save:
-        start_log_file(Path(args.output_dir) / "train.log")
-    sizes = ", ".join(f"{len(part)} {name}" for name, part in dataset.items())
-    logger.info(
-        f"{model_args.model} on {data_args.dataset}: {sizes} images of {image_size[0]} x {image_size[1]} pixels"
-    )
     start = time.perf_counter()
     kind = trainer.accelerator.distributed_type.value
-    with queue or nullcontext():
+    with log_file(Path(args.output_dir) if args.should_save else None), queue or nullcontext():
+        sizes = ", ".join(f"{len(part)} {name}" for name, part in dataset.items())
+        logger.info(
+            f"{model_args.model} on {data_args.dataset}: {sizes} images of {image_size[0]} x {image_size[1]} pixels"
+        )
         trainer.train(resume_from_checkpoint=checkpoint)
         record.seconds = time.perf_counter() - start
         logger.info(f"trained in {record.seconds:.0f} s on {args.world_size} x {args.device.type} ({kind})")

@@ -24,7 +24,7 @@ MODES = {
     ".png": ("RGB", "L", "1", "P", "RGBA", "LA"),
     ".jpg": ("RGB", "L", "1", "CMYK", "YCbCr"),
     ".gif": ("RGB", "L", "1", "P", "RGBA", "LA"),
-    ".tif": ("RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr"),
+    ".tif": ("RGB", "L", "1", "P", "RGBA", "LA", "CMYK"),  # Pillow 12.3 can't read its own YCbCr
     ".webp": ("RGB", "L", "1", "P", "RGBA", "LA"),
     ".bmp": ("RGB", "L", "1", "P", "RGBA"),
 }
