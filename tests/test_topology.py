@@ -35,7 +35,10 @@ def start(*options: object) -> list[str]:
     return [sys.executable, "-m", "hfseg.cli", "train", *QUICK, *map(str, options)]
 
 
-@pytest.mark.parametrize(("name", "count"), EXPECTED)
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [pytest.param(*case, marks=pytest.mark.slow if case == ("cpu", None) else ()) for case in EXPECTED],
+)
 def test_what_is_asked_for_is_active(name: str, count: int | None, tmp_path: Path) -> None:
     processes, device, kind = EXPECTED[name, count]
     if device == "cuda" and processes > GPUS:
@@ -91,7 +94,7 @@ def test_mistakes_get_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert plan_topology(1, str(FOLDER / "multi_gpu.yaml")).num_processes == 1
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_signal_ends_all_processes(count: int, tmp_path: Path) -> None:
     options = ["--config_file", FOLDER / "cpu.yaml", "--num_processes", count, "--max_steps", 100000]
     command = start(*options, "--output_dir", tmp_path / "run")
