@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from hfseg.report.comparison import FINETUNE, FROZEN, HALF, SCRATCH, Group, class_names, compare, confusion
+from hfseg.report.comparison import FINETUNE, FROZEN, HALF, SCRATCH, Group, class_names, compare, confusion, find_pair
 from hfseg.report.records import Run, SeedRun
 
 CONFIRMED, REFUTED, NOT_RUN = "confirmed", "not confirmed", "not run"
@@ -80,7 +80,7 @@ def _pair(group: Group, first: str, second: str) -> tuple[Run, Run] | str:
         if run is None:
             return f"there is no run {strategy}"
         if not run.finished:
-            return f"{run.name}: {run.reason}"
+            return f"{run.name} was not run"
         found.append(run)
     return found[0], found[1]
 
@@ -123,7 +123,7 @@ def _half_rate_changes_little(group: Group) -> Part:
 def _classes_differ(group: Group) -> Part:
     run = group.find(FINETUNE)
     if run is None or not run.finished:
-        return Part(group.label, NOT_RUN, f"{run.name}: {run.reason}" if run else f"there is no run {FINETUNE}")
+        return Part(group.label, NOT_RUN, f"{run.name} was not run" if run else f"there is no run {FINETUNE}")
     names = class_names(run)
     if missing := {BACKGROUND, BOUNDARY, PET} - set(names):
         return Part(group.label, NOT_RUN, f"the data set has no class {', '.join(sorted(missing))}")
@@ -149,18 +149,14 @@ def _between(fcn: Group | None, segformer: Group | None, check: Callable[[Run, R
     label = "FCN and SegFormer"
     if fcn is None or segformer is None:
         return Part(label, NOT_RUN, f"there is no run of {'FCN' if fcn is None else 'SegFormer'}")
-    reason = ""
-    for strategy in (FINETUNE, SCRATCH, FROZEN):
-        one, two = fcn.find(strategy), segformer.find(strategy)
-        missing = [run for run in (one, two) if run is not None and not run.finished]
-        if one is None or two is None or missing:
-            if missing and not reason:
-                reason = f"{missing[0].name}: {missing[0].reason.rstrip('.')}"
-            continue
-        holds, text = check(one, two)
-        why = f", since {reason}" if reason and strategy != FINETUNE else ""
-        return Part(label, CONFIRMED if holds else REFUTED, f"{strategy}{why}: {text}")
-    return Part(label, NOT_RUN, reason or "no strategy was run with both")
+    pair = find_pair(fcn, segformer)
+    if pair is None:
+        return Part(label, NOT_RUN, "no strategy was run with both")
+    holds, text = check(pair[0], pair[1])
+    others = [group.find(FINETUNE) for group in (fcn, segformer)]
+    missing = [run.name for run in others if run is not None and not run.finished]
+    why = f" ({' and '.join(missing)} was not run)" if missing else ""
+    return Part(label, CONFIRMED if holds else REFUTED, f"{pair[2]}{why}: {text}")
 
 
 def _takes_background_for_pet(fcn: Run, segformer: Run) -> tuple[bool, str]:

@@ -141,7 +141,7 @@ def _row(run: Run, group: Group | None) -> dict[str, Any]:
         row[key] = _mean([seed.facts.get(key) for seed in done])
     row["hardware"] = sorted({str(seed.facts.get("hardware")) for seed in done})
     row["commit"] = sorted({str(seed.facts.get("commit")) for seed in done})
-    row["changed"] = {k: v for k, v in run.changed.items() if k not in ("data_dir", "weights")}
+    row["changed"] = {k: v for k, v in run.changed.items() if k != "data_dir"}
     row["not_run"] = "" if done else run.reason
     return row
 
@@ -156,12 +156,21 @@ def confusion(seeds: Sequence[SeedRun]) -> list[list[int]]:
     return [[sum(cells) for cells in zip(*rows)] for rows in zip(*matrices)]
 
 
+def find_pair(first: Group, second: Group) -> tuple[Run, Run, str] | None:
+    """Runs of the first strategy that was run with both networks: fine-tuned, from scratch, frozen."""
+    for strategy in (FINETUNE, SCRATCH, FROZEN):
+        one, two = first.find(strategy), second.find(strategy)
+        if one is not None and two is not None and one.finished and two.finished:
+            return one, two, strategy
+    return None
+
+
 def write_paragraph(groups: Sequence[Group]) -> list[str]:
     """Which strategy won, by how much, and whether the spread allows saying so; one paragraph a group."""
     texts = []
     for group in groups:
         ranked = sorted((r for r in group.runs if r.finished), key=lambda r: statistics.mean(r.scores), reverse=True)
-        missing = [f"{run.name} ({run.reason.rstrip('.')})" for run in group.runs if not run.finished]
+        missing = [run.name for run in group.runs if not run.finished]
         text = f"{group.label}: "
         if not ranked:
             texts.append(text + "no run has finished.")
@@ -180,7 +189,7 @@ def write_paragraph(groups: Sequence[Group]) -> list[str]:
                 apart = compare(best.scores, last.scores)
                 text += f" {last.name} is last with {_score(last)}, {apart.mean:.3f} below the first; {apart.text}."
         if missing:
-            text += f" Not run: {'; '.join(missing)}."
+            text += f" Not run: {', '.join(missing)}."
         texts.append(text)
     return texts
 

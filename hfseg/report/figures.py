@@ -13,7 +13,7 @@ from hfseg.labels import Labels
 from hfseg.models import build
 from hfseg.plots import Curve, plot_architectures, plot_curves, plot_errors, plot_samples, plot_scores
 from hfseg.plots.curves import PANELS
-from hfseg.report.comparison import FINETUNE, FROZEN, HALF, SCRATCH, Group, dataset_of, strategy_of
+from hfseg.report.comparison import FINETUNE, FROZEN, HALF, SCRATCH, Group, dataset_of, find_pair, strategy_of
 from hfseg.report.networks import read_stages
 from hfseg.report.records import Run
 from hfseg.report.scoring import Scores, draw_samples, score
@@ -174,11 +174,19 @@ class FigureList:
         return lines
 
     def _draw_pair(self) -> None:
-        mains = [group.find(FINETUNE) or group.main for group in self.groups[:2]]
-        mains = [run if run and run.finished else group.main for run, group in zip(mains, self.groups)]
-        pair = [run for run in mains if run is not None]
-        if len(pair) == 2:
-            self._draw_curves(PAIR, pair, "pair_curves", f"{pair[0].name} against {pair[1].name}")
+        if len(self.groups) < 2:
+            return
+        pair = find_pair(self.groups[0], self.groups[1])
+        mains = pair[:2] if pair else [group.main for group in self.groups[:2]]
+        runs = [run for run in mains if run is not None]
+        if len(runs) < 2:
+            self.notes.append(f"Figure {PAIR}, two networks against each other, is not drawn: one has no finished run.")
+            return
+        finetuned = [group.find(FINETUNE) for group in self.groups[:2]]
+        missing = [run.name for run in finetuned if run is not None and not run.finished]
+        label = f"{runs[0].name} against {runs[1].name}"
+        label += f" ({' and '.join(missing)} was not run)" if missing else ""
+        self._draw_curves(PAIR, runs, "pair_curves", label)
 
     # ---- 6, 8 and 7, 9 ----
     def _draw_scores(self, number: int, masks_number: int, group: Group) -> None:

@@ -14,7 +14,7 @@ from hfseg.report.figures import Entry
 Cell = tuple[str, Any]  # what is shown, and by what it is sorted
 
 RESULTS = ("to 90 %", "change", "gap", "trained", "time", "img/s", "memory")
-SETTINGS = ("epochs", "lr", "weights", "frozen", "model", "note")
+SETTINGS = ("seeds", "epochs", "lr", "weights", "frozen", "model")
 LEGEND = (
     "test mIoU: mean over the seeds ± standard deviation. To 90 %: first epoch that reaches 90 % of the run's best "
     "validation mIoU. Change: mean change of validation mIoU from one validation to the next, in the second half of "
@@ -33,8 +33,30 @@ def build_tables(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         tested = next((row for row in part if row["split"]), None)
         where = f", tested on {tested['split']} at {tested['resolution']} size" if tested else ""
         cells = [_cells(row, classes) for row in part]
-        tables.append({"title": f"{data}{where}", "columns": columns, "rows": cells})
+        tables.append({"title": f"{data}{where}", "columns": columns, "rows": cells, "notes": list_notes(part)})
     return tables
+
+
+def list_notes(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What was not run and why, and what the command line changed; runs of one note share it."""
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        texts = [f"not run. {row['not_run']}"] if row["not_run"] else []
+        texts += [
+            f"{key} is {_shown(change['to'])} instead of {_shown(change['from'])}, by the command line"
+            for key, change in row["changed"].items()
+        ]
+        for text in texts:
+            notes.setdefault(text.rstrip(".") + ".", []).append(row["run"])
+    return [f"{'every run' if len(names) == len(rows) > 1 else ', '.join(names)}: {t}" for t, names in notes.items()]
+
+
+def _shown(value: Any) -> str:
+    """A setting for people; of a path the last part."""
+    if value is None:
+        return "unset"
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else f"{value}"
+    return text.rpartition("/")[2] if isinstance(value, str) else text.removesuffix(".0")
 
 
 def _cells(row: dict[str, Any], classes: Sequence[str]) -> list[Cell]:
@@ -43,10 +65,6 @@ def _cells(row: dict[str, Any], classes: Sequence[str]) -> list[Cell]:
     # An early stop differs from the plan, and is said.
     planned, epochs = row["planned_epochs"], row["epochs"]
     short = epochs is not None and planned is not None and epochs < planned
-    changed = [f"{key} {value}" for key, value in row["changed"].items()]
-    notes = [f"not run: {row['not_run']}"] if row["not_run"] else []
-    notes += [f"{len(row['seeds'])} seed{'s' * (len(row['seeds']) > 1)}"] if row["seeds"] else []
-    notes += [f"changed for this study: {', '.join(changed)}"] if changed else []
     seconds, memory = row["train_seconds"], row["peak_memory_mb"]
     return [
         (row["run"], row["run"]),
@@ -61,12 +79,12 @@ def _cells(row: dict[str, Any], classes: Sequence[str]) -> list[Cell]:
         else (f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s", seconds),
         _number(row["images_per_second"], ".1f"),
         ("-", None) if memory is None else (f"{memory / 1024:.2f} GiB", memory),
+        (str(len(row["seeds"])) if row["seeds"] else "not run", len(row["seeds"])),
         (f"{epochs:g} of {planned:g}", epochs) if short else _number(epochs if epochs is not None else planned, "g"),
         _number(row["learning_rate"], "g"),
         (row["weights"], row["weights"]),
         (row["frozen"] if row["frozen"] != "none" else "-", row["frozen"]),
         (row["model"], row["model"]),
-        ("; ".join(notes), "; ".join(notes)),
     ]
 
 
@@ -106,6 +124,7 @@ def render_markdown(title: str, content: dict[str, Any], figures: Sequence[Entry
         lines += [f"## {_plain(table['title'])}", "", f"| {' | '.join(map(_plain, table['columns']))} |"]
         lines.append("|" + "---|" * len(table["columns"]))
         lines += [f"| {' | '.join(_plain(shown) for shown, _ in row)} |" for row in table["rows"]]
+        lines += ["", *(f"- {_plain(note)}" for note in table["notes"])]
         lines.append("")
     lines += [LEGEND, "", "## The study's claims", "", "| | claim | verdict | numbers |", "|---|---|---|---|"]
     for claim in content["claims"]:

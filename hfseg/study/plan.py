@@ -23,7 +23,7 @@ class RunPlan:
     Attributes:
         name: of the row, and of its folder.
         recipe: the merged recipe, without seed and without the weights of an earlier run.
-        changed: what the command line changed of it.
+        changed: what the command line changed of it, key -> {from, to}.
         weights_from: the run whose best model's encoder is taken.
         after: runs that have to be finished first, weights_from among them.
     """
@@ -161,7 +161,8 @@ def _read_run(
     if weights_from is not None:
         del merged["weights"]
     after = [*([weights_from] if weights_from else []), *(row.get("after") or [])]
-    changed = {key: merged.get(key) for key in mine}
+    before = recipe | ({"weights": f"best of {row['weights_from']}"} if row.get("weights_from") else {})
+    changed = {key: {"from": before.get(key), "to": merged.get(key)} for key in mine}
     return RunPlan(name, merged, own_seeds, changed, weights_from, list(dict.fromkeys(after)))
 
 

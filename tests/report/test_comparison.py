@@ -18,6 +18,7 @@ from hfseg.report.comparison import (
     strategy_of,
     write_paragraph,
 )
+from hfseg.report.page import build_tables
 from hfseg.report.records import Run, SeedRun, read_runs
 
 GOOD = [[90, 4, 6], [4, 6, 10], [12, 3, 60]]  # background best, boundary worst, as the study has it
@@ -136,10 +137,10 @@ def test_the_two_networks_are_compared_and_a_missing_strategy_is_said() -> None:
     claims = {claim.letter: claim for claim in check_claims(group_runs(runs)[0])}
     assert claims["f"].verdict == CONFIRMED
     text = claims["f"].parts[0].text
-    assert "from scratch, since fcn_finetune: no network" in text and "16.0% by SegFormer against 6.0% by FCN" in text
+    assert "from scratch (fcn_finetune was not run)" in text and "16.0% by SegFormer against 6.0% by FCN" in text
     assert claims["g"].verdict == CONFIRMED
-    assert claims["a"].verdict == NOT_RUN and "fcn_finetune: no network." in claims["a"].parts[0].text
-    assert "Not run: fcn_finetune (no network)." in write_paragraph(group_runs(runs)[0])[0]
+    assert claims["a"].verdict == NOT_RUN and "fcn_finetune was not run" in claims["a"].parts[0].text
+    assert "Not run: fcn_finetune." in write_paragraph(group_runs(runs)[0])[0]
 
 
 def test_runs_are_found_in_studies_runs_and_folders_of_runs(tmp_path: Path) -> None:
@@ -169,3 +170,21 @@ def test_nothing_is_made_up_where_nothing_was_measured() -> None:
     assert row["test_mean_iou"] is None and row["not_run"] == "not finished"
     assert not any(isinstance(v, float) and math.isnan(v) for v in row.values())
     assert "no run has finished" in write_paragraph(groups)[0]
+
+
+def test_what_was_not_run_and_what_was_changed_is_said_below_the_table() -> None:
+    fast = a_run("fast", [0.5], weights="scratch")
+    missing = a_run("missing", [])
+    missing.seeds = [SeedRun(0, Path("nowhere"), reason="no network.")]
+    for run in (fast, missing):
+        run.changed = {"num_train_epochs": {"from": 30, "to": 4.0}}
+    fast.changed["dataset"] = {"from": "cityscapes", "to": "folder"}
+    runs = [fast, missing]
+    (table,) = build_tables(comparison_rows(runs, group_runs(runs)[0]))
+    assert table["notes"] == [
+        "every run: num_train_epochs is 4 instead of 30, by the command line.",
+        "fast: dataset is folder instead of cityscapes, by the command line.",
+        "missing: not run. no network.",
+    ]
+    assert [dict(zip(table["columns"], row))["seeds"][0] for row in table["rows"]] == ["1", "not run"]
+    assert all(len(row) == len(table["columns"]) for row in table["rows"])

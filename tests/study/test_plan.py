@@ -35,7 +35,10 @@ def test_recipe_then_study_then_run_then_command_line(tmp_path: Path) -> None:
     runs = read_study(path, {"num_train_epochs": ["9"], "b_*.learning_rate": ["4e-3"], "b_2.learning_rate": ["5e-3"]})
     assert [run.recipe["learning_rate"] for run in runs] == [3e-3, 4e-3, 5e-3]
     assert [run.recipe["num_train_epochs"] for run in runs] == [9, 9, 9]
-    assert runs[2].changed == {"num_train_epochs": 9, "learning_rate": 5e-3}
+    assert runs[2].changed == {
+        "num_train_epochs": {"from": 5, "to": 9},
+        "learning_rate": {"from": 2e-3, "to": 5e-3},
+    }
     assert "seed" not in runs[0].recipe and "use_cpu" not in runs[0].recipe
 
 

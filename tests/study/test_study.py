@@ -48,7 +48,7 @@ def command(study: Path, out: Path, *options: str) -> list[str]:
 
 
 def run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=600, **options)
+    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=1800, **options)
 
 
 def table(out: Path, name: str) -> list[dict[str, str]]:
@@ -113,7 +113,7 @@ def test_a_killed_study_goes_on_to_the_same_table(whole: Path, study: Path, tmp_
     killed = 0
     for name in ("source/seed1", "tuned/seed0"):
         process = subprocess.Popen(command(study, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900
         while not list((out / name).glob("checkpoint-*")) and time.monotonic() < deadline:
             time.sleep(0.01)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
