@@ -22,10 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     launcher, recipe_argv = split_launcher_options(argv)
     if not recipe_argv or recipe_argv[0].startswith("--") and "--help" not in recipe_argv:
         raise InputError("Which recipe? Give one first: hfseg train recipes/segformer_pets.json [--key value ...].")
-    num_processes = parse_count(launcher.get("num_processes"))
-    from hfseg.topology import plan_topology
-
-    topology = plan_topology(num_processes, launcher.get("config_file"))
+    topology = plan_launch(launcher)
     import hfseg.train
 
     if topology.num_processes == 1 and "config_file" not in launcher:
@@ -48,6 +45,16 @@ def split_launcher_options(argv: Sequence[str]) -> tuple[dict[str, str], list[st
     return launcher, rest
 
 
+def plan_launch(launcher: dict[str, str]) -> "Topology":
+    """What these options start; one process a CUDA device, or one, where they say nothing."""
+    given = launcher.get("num_processes")
+    if given is not None and (not given.isdigit() or int(given) < 1):
+        raise InputError(f"num_processes is {given!r}; give a number of processes, 1 or more.")
+    from hfseg.topology import plan_topology
+
+    return plan_topology(None if given is None else int(given), launcher.get("config_file"))
+
+
 def take_token(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     """Takes `--hub_token T` out of a command line: accelerate prints the whole line when a process fails."""
     token, rest = None, []
@@ -61,19 +68,13 @@ def take_token(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     return token, rest
 
 
-def parse_count(given: str | None) -> int | None:
-    if given is not None and (not given.isdigit() or int(given) < 1):
-        raise InputError(f"num_processes is {given!r}; give a number of processes, 1 or more.")
-    return None if given is None else int(given)
-
-
 def launch(topology: "Topology", recipe_argv: Sequence[str]) -> int:
     """Runs train.py under `accelerate launch`; signals are passed on, and a user's mistake keeps its exit code 2."""
     token, recipe_argv = take_token(recipe_argv)
     command = [sys.executable, "-m", "accelerate.commands.launch", *topology.launcher]
     command += [str(Path(__file__).with_name("train.py")), *recipe_argv, *topology.script]
-    # A group of its own: of one process, accelerate passes no signal on, and would leave it behind.
     environment = os.environ | ({"HF_TOKEN": token} if token else {})
+    # A group of its own: of one process, accelerate passes no signal on, and would leave it behind.
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     previous = {
         number: signal.signal(number, lambda received, frame: os.killpg(process.pid, received))

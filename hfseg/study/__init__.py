@@ -12,7 +12,7 @@ from typing import Any
 from hfseg.args import split_options
 from hfseg.checkpoints import write_json
 from hfseg.errors import InputError, near_names
-from hfseg.launch import process_count, split_launcher_options
+from hfseg.launch import plan_launch, split_launcher_options
 from hfseg.logs import show_errors, start_log
 from hfseg.study.jobs import SIGNALS, check_folder, finish, is_finished, read_failure, read_json, start
 from hfseg.study.plan import Job, RunPlan, build_jobs, read_study
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0].startswith("--"):
         raise InputError("Which study? Give its file first: hfseg study recipes/studies/smoke.json --output_dir OUT.")
     launcher, rest = split_launcher_options(argv[1:])
-    process_count(launcher)
+    plan_launch(launcher)
     options = split_options(rest)
     output_dir = _one(options.pop("output_dir", [str(Path("runs") / Path(argv[0]).stem)]), "output_dir")
     only, seeds = options.pop("only", None), _seeds(options.pop("seeds", None))
