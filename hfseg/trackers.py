@@ -6,6 +6,7 @@ The numbers of the log reach a tracker through transformers' own callbacks.
 import io
 import logging
 import os
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,13 @@ class PredictionPictures(TrainerCallback):
 
     def __init__(self, trainer: Any, dataset: Any, labels: Labels, num_images: int = 4) -> None:
         self.trainer, self.labels = trainer, labels
-        picks = np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).astype(int)
-        self.rows = [dataset[int(i)] for i in picks]
+        self.dataset, self.num_images = dataset, num_images
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """Read once, and only after an evaluation, which names a file that can't be read."""
+        picks = np.linspace(0, len(self.dataset) - 1, min(self.num_images, len(self.dataset))).astype(int)
+        return [self.dataset[int(i)] for i in picks]
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not any(name in args.report_to for name in TRACKERS):
