@@ -65,8 +65,7 @@ class BaseModel:
 def describe_data(recipe: Mapping[str, Any], dataset: DatasetDict) -> DataFacts:
     """The data set of a recipe; a path gives no more than its last part away."""
     name = str(recipe.get("dataset", "folder"))
-    ids = [recipe.get(key) for key in ("dataset_id", "hub_dataset", "dataset_name") if recipe.get(key)] or [name]
-    hub_id = ids[0] if re.fullmatch(r"[\w.-]+/[\w.-]+", str(ids[0])) and not Path(str(ids[0])).exists() else None
+    hub_id = name if "/" in name else None
     shown = DATASET_NAMES.get(name, hub_id or name)
     if name == "folder" and recipe.get("data_dir"):
         shown = Path(str(recipe["data_dir"])).expanduser().resolve().name or name
@@ -77,8 +76,8 @@ def describe_data(recipe: Mapping[str, Any], dataset: DatasetDict) -> DataFacts:
 def find_revision(dataset: DatasetDict) -> str:
     """The commit of a data set on the Hub; else a digest over the names and sizes of its files."""
     for part in dataset.values():
-        for address in getattr(part.info, "download_checksums", None) or {}:
-            if found := re.search(r"@([0-9a-f]{40})/", str(address)):
+        for file in part.cache_files:  # `datasets` keeps what it has from the Hub in a folder of the commit's name
+            if found := re.search(r"[\\/]([0-9a-f]{40})[\\/]", file["filename"]):
                 return found[1]
     digest = blake2b(digest_size=8)
     for split, part in dataset.items():

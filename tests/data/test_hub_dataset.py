@@ -202,3 +202,17 @@ def test_class_names_are_found_inside_other_features() -> None:
     assert find_class_names(Features(kind=names), "x") == NAMES
     with pytest.raises(InputError, match=r"its columns a, b name different classes\. Give classes"):
         find_class_names(Features(a=names, b=scene), "x")
+
+
+DESCRIBE = """
+from hfseg.data import load
+from hfseg.provenance import describe_data
+dataset, labels = load("user/listed")
+facts = describe_data({"dataset": "user/listed"}, dataset)
+print(facts.hub_id, facts.revision, sorted(facts.sizes))
+"""
+
+
+def test_a_card_can_name_the_commit_of_the_data(hub: LoopbackHub, tmp_path: Path) -> None:
+    commit = hub.repos["dataset", "user/listed"].branches["main"]
+    assert f"user/listed {commit} ['train'," in run(hub, tmp_path, "-c", DESCRIBE)
