@@ -127,7 +127,7 @@ def table(result: dict[str, Any], about: dict[str, Any]) -> str:
     def number(value: float | None) -> str:
         return "     -" if value is None else f"{value:6.4f}"
 
-    width = max(12, *(len(name) for name in result["per_class"]))
+    width = max(14, *(len(name) for name in result["per_class"]))
     lines = [f"{about['num_images']} {about['split']} images of {about['dataset']}, {about['resolution']} size", ""]
     lines.append(f"{'class':{width}}     IoU  accuracy       pixels")
     for name, row in result["per_class"].items():
