@@ -51,7 +51,7 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], list[Run]]:
     groups: dict[tuple[str, str, str], Group] = {}
     for run in runs:
         if run not in sources:
-            size = list(run.recipe.get("image_size") or [512])
+            size = run.image_size
             key = str(run.recipe.get("model", "segformer-b0")), dataset_of(run), f"{size[0]} x {size[-1]}"
             groups.setdefault(key, Group(*key)).runs.append(run)
     return list(groups.values()), sources

@@ -112,7 +112,7 @@ class FigureList:
             if group.model in networks:
                 continue
             run = group.main or group.runs[0]
-            size = list(run.recipe.get("image_size") or [512])
+            size = run.image_size
             model: Any
             try:
                 if run.finished:

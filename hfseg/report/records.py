@@ -79,6 +79,13 @@ class Run:
     changed: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels; a recipe may give one number, or nothing."""
+        size = self.recipe.get("image_size") or 512
+        height, *width = size if isinstance(size, list) else [size]
+        return height, width[0] if width else height
+
+    @property
     def finished(self) -> list[SeedRun]:
         return [seed for seed in self.seeds if seed.test.get("mean_iou") is not None and seed.validations()]
 

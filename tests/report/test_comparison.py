@@ -188,3 +188,12 @@ def test_what_was_not_run_and_what_was_changed_is_said_below_the_table() -> None
     ]
     assert [dict(zip(table["columns"], row))["seeds"][0] for row in table["rows"]] == ["1", "not run"]
     assert all(len(row) == len(table["columns"]) for row in table["rows"])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(64, (64, 64)), ([64], (64, 64)), ([48, 96], (48, 96)), (None, (512, 512))]
+)
+def test_image_size_in_every_form_of_a_recipe(given: Any, expected: tuple[int, int]) -> None:
+    run = Run("a", {"image_size": given} if given else {}, [])
+    assert run.image_size == expected
+    assert [group.size for group in group_runs([run])[0]] == [f"{expected[0]} x {expected[1]}"]
