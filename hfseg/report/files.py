@@ -55,6 +55,7 @@ def to_inline(svg: str, prefix: str) -> str:
     """An SVG file as an element of a page that holds others: ids of its own, and the page's colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' id="image[0-9a-f]+"', "", svg)  # a digest of the picture, which a figure may hold twice
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r'xlink:href="#', f'xlink:href="#{prefix}-', svg).replace("url(#", f"url(#{prefix}-")
     return svg.replace(INK, "currentColor").replace(PAPER, "none")

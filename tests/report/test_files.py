@@ -4,8 +4,11 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
+from hfseg.labels import Labels
+from hfseg.plots import plot_samples
 from hfseg.plots.style import INK, PAPER, style
 from hfseg.report.files import write_figure, write_table
 
@@ -37,3 +40,11 @@ def test_inline_figures_take_the_colours_of_the_page_and_share_no_ids(tmp_path: 
     before = (tmp_path / "fig01_a.svg").read_bytes()
     write_figure(tmp_path, "fig01_a", a_figure())
     assert (tmp_path / "fig01_a.svg").read_bytes() == before
+
+
+def test_a_picture_may_be_in_a_figure_twice(tmp_path: Path) -> None:
+    picture = np.zeros((4, 4, 3), np.uint8)
+    figure = plot_samples([picture, picture], [picture[..., 0]] * 2, Labels(["a", "b"]))
+    svg = write_figure(tmp_path, "fig01", figure)
+    ids = re.findall(r'\bid="([^"]+)"', svg)
+    assert svg.count("<image") == 4 and len(ids) == len(set(ids)) > 4
