@@ -83,7 +83,7 @@ def test_what_older_pushes_left_goes_and_the_rest_stays(tmp_path: Path) -> None:
     hub.stop()
 
 
-# The queue holds nothing up and loses none: eight bundles are handed over while the Hub still keeps the first one waiting.
+# The queue holds nothing up and loses none: eight bundles are handed over while the Hub keeps the first one waiting.
 QUEUE = """
 from pathlib import Path
 import shutil, urllib.request
