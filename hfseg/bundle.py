@@ -55,8 +55,9 @@ def write_bundle(
     metrics: dict[str, Any],
     card: str,
     files: Mapping[str, bytes] | None = None,
+    weights: dict[str, Any] | None = None,
 ) -> None:
-    """Writes a bundle in the place of an older one, whole or not at all.
+    """Writes a bundle in the place of an older one, whole or not at all; `weights` where the model holds but a part.
 
     Everything goes into a folder beside it, is flushed to disk, and takes the name in the end. A crash between the two
     renames leaves the old bundle under its set-aside name, from which `recover_bundle` brings it back.
@@ -67,7 +68,7 @@ def write_bundle(
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     try:
-        model.save_pretrained(new)
+        model.save_pretrained(new, state_dict=weights)
         processor.save_pretrained(new)
         for name, value in (("recipe.json", recipe), ("metrics.json", metrics)):
             (new / name).write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ from hfseg.card_text import log_rows
 from hfseg.logs import FILE_LOGGER
 from hfseg.pictures import draw_curves, to_png
 from hfseg.samples import SampleSheet
+from hfseg.sharded import gather_weights
 
 logger = logging.getLogger(__name__)
 
@@ -83,20 +84,21 @@ class BestBundleCallback(TrainerCallback):
         if not score > self.best:  # also when there is no score
             return
         self.best = score
+        model = self.trainer.model if self.trainer is not None else kwargs["model"]
+        weights = gather_weights(model)  # all processes have a part in it
         if args.should_save:
             values: dict[str, Any] = {k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_")}
             values = {"step": state.global_step, "epoch": state.epoch, "split": "validation"} | values
             values["resolution"] = args.eval_resolution
             values |= {f"accuracy_{n}": row["accuracy"] for n, row in result["per_class"].items()}
             self.record.seconds = time.perf_counter() - self.start
-            model, processor = kwargs["model"], kwargs["processing_class"]
+            processor = kwargs["processing_class"]
             files = {"curves.png": to_png(draw_curves(log_rows(state.log_history), state.global_step))}
-            whole = not (self.trainer and (self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled))
-            if self.samples is not None and whole:  # sharded weights would need all processes here
+            if self.samples is not None and weights is None:  # a model in parts would need all processes here
                 files |= self.samples.draw(model, processor)
             card = build_card(model, self.record, values, state.log_history, list(files))
             folder = Path(args.output_dir) / "best"
-            write_bundle(folder, model, processor, self.recipe, values, card, files)
+            write_bundle(folder, model, processor, self.recipe, values, card, files, weights)
             if self.publish is not None:
                 self.publish(folder)
 

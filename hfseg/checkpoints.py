@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from hfseg.errors import InputError
+from hfseg.sharded import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def reload_weights(model: PreTrainedModel, folder: str | Path) -> None:
     }
     if wrong:
         raise InputError(f"The weights in {folder} don't fit a {type(model).__name__}: {wrong}")
-    model.load_state_dict(loaded.state_dict(), strict=True)
+    load_weights(model, loaded.state_dict())
 
 
 def unwrap(model: Any) -> Any:

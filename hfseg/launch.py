@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hfseg.topology import Topology
 
 # Options of `accelerate launch` that are taken here; every other --key belongs to the recipe.
-LAUNCHER_OPTIONS = ("num_processes", "config_file")
+LAUNCHER_OPTIONS = ("num_processes", "config_file", "machine_rank", "main_process_ip", "main_process_port")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,12 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if topology.num_processes == 1 and "config_file" not in launcher:
         return hfseg.train.main(recipe_argv)
-    hfseg.train.check(recipe_argv)
+    if launcher.get("machine_rank", "0") == "0":  # the first machine tells of mistakes
+        hfseg.train.check(recipe_argv)
     return launch(topology, recipe_argv)
 
 
 def split_launcher_options(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Takes `--num_processes N` and `--config_file FILE` out of a command line."""
+    """Takes the options of `LAUNCHER_OPTIONS` out of a command line."""
     launcher: dict[str, str] = {}
     rest: list[str] = []
     tokens = iter(argv)
@@ -52,7 +53,8 @@ def plan_launch(launcher: dict[str, str]) -> "Topology":
         raise InputError(f"num_processes is {given!r}; give a number of processes, 1 or more.")
     from hfseg.topology import plan_topology
 
-    return plan_topology(None if given is None else int(given), launcher.get("config_file"))
+    machines = {name: value for name, value in launcher.items() if name in LAUNCHER_OPTIONS[2:]}
+    return plan_topology(None if given is None else int(given), launcher.get("config_file"), machines)
 
 
 def take_token(argv: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -210,8 +210,6 @@ class SegTrainer(Trainer):
         return reload_weights(unwrap(model or self.model), resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return super()._load_best_model()
         return reload_weights(unwrap(self.model), str(self.state.best_model_checkpoint))
 
     # ---- exact resume in the middle of an epoch: what the next log entry sums up so far ----

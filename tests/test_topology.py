@@ -72,6 +72,28 @@ def test_every_file_is_planned() -> None:
         assert f"--config_file recipes/accelerate/{path.name}" in text, "its command stands at its head"
         plan = plan_topology(None if not GPUS else 1, str(path))
         assert plan.num_processes == (1 if GPUS else yaml.safe_load(text)["num_processes"])
+        if path.stem in ("fsdp", "deepspeed_zero2"):
+            assert "not run here" in text, "it needs GPUs, and says that nobody has tried it"
+
+
+def test_a_machine_is_told_its_place() -> None:
+    file = str(FOLDER / "two_nodes.yaml")
+    plan = plan_topology(None, file, {"machine_rank": "1", "main_process_ip": "10.0.0.1", "main_process_port": "2000"})
+    words = " ".join(plan.launcher)
+    assert "--machine_rank 1 --main_process_ip 10.0.0.1 --main_process_port 2000" in words
+    with pytest.raises(InputError, match="machine_rank is '2'; give 0 to 1"):
+        plan_topology(None, file, {"machine_rank": "2"})
+    with pytest.raises(InputError, match="main_process_port is 'x'; give a port's number"):
+        plan_topology(None, file, {"main_process_port": "x"})
+    with pytest.raises(InputError, match="machine_rank needs --config_file"):
+        plan_topology(None, None, {"machine_rank": "1"})
+
+
+def test_fsdp_of_version_1_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "fsdp.yaml"
+    file.write_text((FOLDER / "fsdp.yaml").read_text().replace("fsdp_version: 2", "fsdp_version: 1"))
+    with pytest.raises(InputError, match="give fsdp_version 2"):
+        plan_topology(2, str(file))
 
 
 def test_mistakes_get_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
