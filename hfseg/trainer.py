@@ -1,9 +1,6 @@
 """SegTrainer: transformers' Trainer with a loss, an evaluation and a reload that are right for segmentation."""
 
-import logging
-import pickle
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,13 +13,12 @@ from hfseg.data.transforms import collate, normalize
 from hfseg.labels import IGNORE_INDEX, class_names
 from hfseg.losses import cross_entropy, upsample
 from hfseg.metrics import SegMetric, confusion_matrices, confusion_matrix, predict_ids
-
-logger = logging.getLogger(__name__)
+from hfseg.resume import ResumingTrainer
 
 AUXILIARY_WEIGHT = 0.4  # torchvision's reference training for segmentation
 
 
-class SegTrainer(Trainer):
+class SegTrainer(ResumingTrainer):
     """Trains any model that maps `pixel_values` (B, 3, H, W) to `logits` (B, C, h, w).
 
     The loss is the sum over the valid pixels (label != 255) of all micro-batches and processes, over their number: a
@@ -213,30 +209,6 @@ class SegTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_best_model()
         return reload_weights(unwrap(self.model), str(self.state.best_model_checkpoint))
-
-    # ---- exact resume in the middle of an epoch: what the next log entry sums up so far ----
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        running = {"train_matrix": self.train_matrix.cpu(), "tr_loss": getattr(self, "_tr_loss", torch.zeros(())).cpu()}
-        running["last_logged"] = torch.tensor(self._globalstep_last_logged)
-        torch.save(running, self._running_file(output_dir))
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
-        if checkpoint is None or not self._running_file(checkpoint).is_file():
-            return
-        try:
-            running = torch.load(self._running_file(checkpoint), map_location=self.args.device, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):  # of a log line, not of the training
-            logger.warning(f"{checkpoint}: the sums of the broken epoch can't be read; its next log entry starts anew.")
-            return
-        self.train_matrix.copy_(running["train_matrix"])
-        if hasattr(self, "_tr_loss"):
-            self._tr_loss.copy_(running["tr_loss"])
-            self._globalstep_last_logged = int(running["last_logged"])
-
-    def _running_file(self, checkpoint: str) -> Path:
-        return Path(checkpoint) / f"running_{self.args.process_index}.pt"
 
 
 def _by_size(
