@@ -1,10 +1,11 @@
 """What happens around the training steps: the epoch's number, the progress line, the best bundle."""
 
+import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers.trainer_utils import has_length
 from hfseg.bundle import read_metrics, recover_bundle, write_bundle
 from hfseg.card import RunRecord, build_card
 from hfseg.card_text import log_rows
+from hfseg.files import write_whole
 from hfseg.logs import FILE_LOGGER
 from hfseg.pictures import draw_curves, to_png
 from hfseg.samples import SampleSheet
@@ -104,9 +106,7 @@ class BestBundleCallback(TrainerCallback):
         if args.should_save and state.is_world_process_zero:
             path = Path(args.output_dir) / "trainer_state.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.tmp")
-            state.save_to_json(str(temporary))
-            os.replace(temporary, path)
+            write_whole(path, json.dumps(asdict(state), indent=2, sort_keys=True) + "\n")
 
 
 class ProgressCallback(TrainerCallback):

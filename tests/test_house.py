@@ -14,13 +14,13 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 
 # A module may import those of its own floor and of the floors before it; data and models share one, but not each other.
 FLOORS = [
-    {"errors", "labels"},
+    {"errors", "labels", "files", "manifest"},
     {"images", "losses", "metrics", "mean_iou", "roc", "plots", "logs", "hub_errors", "card_text", "pictures"},
     {"data", "models"},
     {"bundle"},
     {
         *("segmenter", "provenance", "samples", "checkpoints", "clock", "card", "callbacks", "trainer", "trackers"),
-        *("run_facts", "hub", "push_queue", "resume"),
+        *("run_facts", "hub", "push_queue", "resume", "saving", "stops", "workers", "nonfinite"),
     },
     {"args", "data_args", "hub_args"},
     {"train", "eval", "predict", "launch", "topology", "catalog", "push", "publish", "study", "report"},
