@@ -11,6 +11,9 @@ class InputError(ValueError):
 
 GO_ON = "Go on with the same command and --resume_from_checkpoint auto."
 
+# In the environment of processes that `hfseg train` started: a file for the exit code, which accelerate does not keep.
+EXIT_CODE_FILE = "HFSEG_EXIT_CODE_FILE"
+
 
 class RunError(Exception):
     """A run that ended early, through no mistake in what was given; its checkpoints stay.
@@ -19,6 +22,8 @@ class RunError(Exception):
     """
 
     exit_code = 1
+    everywhere = False  # all processes raise it at the same step
+    told = False  # who started this process has more to say of it
 
 
 class Stopped(RunError):
@@ -28,6 +33,8 @@ class Stopped(RunError):
         message: the line.
         number: of the signal; the exit code is 128 + this, as a shell gives it.
     """
+
+    everywhere = True
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)

@@ -34,8 +34,10 @@ from hfseg.push_queue import CheckpointPushCallback, PushQueue
 from hfseg.run_facts import write_run_facts
 from hfseg.samples import SampleSheet
 from hfseg.segmenter import Segmenter, draw_predictions
+from hfseg.stops import stop_between_steps
 from hfseg.trackers import PredictionPictures, finish_trackers, prepare_trackers
 from hfseg.trainer import SegTrainer
+from hfseg.workers import follow_launcher
 
 logger = logging.getLogger("hfseg.train")  # also when this file runs as a script
 
@@ -126,7 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.info(
             f"{model_args.model} on {data_args.dataset}: {sizes} images of {image_size[0]} x {image_size[1]} pixels"
         )
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with stop_between_steps(trainer):
+            trainer.train(resume_from_checkpoint=checkpoint)
         record.seconds = time.perf_counter() - start
         logger.info(f"trained in {record.seconds:.0f} s on {args.world_size} x {args.device.type} ({kind})")
 
@@ -242,4 +245,5 @@ def report_best(
 
 
 if __name__ == "__main__":
+    follow_launcher()
     sys.exit(show_errors(main))

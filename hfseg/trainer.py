@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 
 from hfseg.checkpoints import reload_weights, unwrap
@@ -14,6 +15,7 @@ from hfseg.labels import IGNORE_INDEX, class_names
 from hfseg.losses import cross_entropy, upsample
 from hfseg.metrics import SegMetric, confusion_matrices, confusion_matrix, predict_ids
 from hfseg.resume import ResumingTrainer
+from hfseg.workers import WorkerInit
 
 AUXILIARY_WEIGHT = 0.4  # torchvision's reference training for segmentation
 
@@ -67,6 +69,12 @@ class SegTrainer(ResumingTrainer):
         self.add_callback(self.clock)
 
     # ---- batches ----
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        loader = super()._get_dataloader(*args, **kwargs)
+        base = getattr(loader, "base_dataloader", loader)  # accelerate's wrapper hands its iteration to this one
+        base.worker_init_fn = WorkerInit(base.worker_init_fn)
+        return loader
+
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Moves a batch to the device; uint8 images are normalised there, by the processor's own arithmetic."""
         inputs = super()._prepare_inputs(inputs)
