@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import has_length
@@ -20,6 +21,7 @@ from hfseg.files import write_whole
 from hfseg.logs import FILE_LOGGER
 from hfseg.pictures import draw_curves, to_png
 from hfseg.samples import SampleSheet
+from hfseg.saving import describe_write_error, refuse_or_warn
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ class BestBundleCallback(TrainerCallback):
         score = metrics.get("eval_mean_iou", math.nan)
         if not score > self.best:  # also when there is no score
             return
-        self.best = score
+        before, self.best = self.best, score
         if args.should_save:
             values: dict[str, Any] = {k.removeprefix("eval_"): v for k, v in metrics.items() if k.startswith("eval_")}
             values = {"step": state.global_step, "epoch": state.epoch, "split": "validation"} | values
@@ -98,15 +100,23 @@ class BestBundleCallback(TrainerCallback):
                 files |= self.samples.draw(model, processor)
             card = build_card(model, self.record, values, state.log_history, list(files))
             folder = Path(args.output_dir) / "best"
-            write_bundle(folder, model, processor, self.recipe, values, card, files)
+            try:
+                write_bundle(folder, model, processor, self.recipe, values, card, files)
+            except (OSError, SafetensorError) as error:
+                self.best = before  # the next better one is written
+                refuse_or_warn(args, folder.name, describe_write_error(error, folder.parent))
+                return
             if self.publish is not None:
                 self.publish(folder)
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.should_save and state.is_world_process_zero:
             path = Path(args.output_dir) / "trainer_state.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps(asdict(state), indent=2, sort_keys=True) + "\n")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(path, json.dumps(asdict(state), indent=2, sort_keys=True) + "\n")
+            except OSError as error:
+                refuse_or_warn(args, path.name, describe_write_error(error, path.parent))
 
 
 class ProgressCallback(TrainerCallback):

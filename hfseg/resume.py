@@ -39,6 +39,7 @@ class ResumingTrainer(SavingTrainer):
         self._last_step: tuple[Any, Any] = None, None  # gradient norm and learning rate, for the log
         self._owed = {"evaluate": False, "epoch_end": False}
         self._in_epoch = False
+        self.skipped_steps = self.skipped_since_log = self.steps_in_log = 0  # see hfseg.nonfinite
         self._resumed_from: str | None = None
         self._random_states: dict[str, Any] | None = None
         self.stop_requested = _never  # the signal's number, the same on all processes; see hfseg.stops
@@ -53,6 +54,7 @@ class ResumingTrainer(SavingTrainer):
         norm, rate = self._last_step
         running["grad_norm"], running["learning_rate"] = None if norm is None else torch.as_tensor(norm).cpu(), rate
         running |= self._owed
+        running |= {"skipped_steps": self.skipped_steps, "skipped_since_log": self.skipped_since_log}
         torch.save(running, Path(output_dir) / f"running_{self.args.process_index}.pt")
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -84,6 +86,7 @@ class ResumingTrainer(SavingTrainer):
         self.train_matrix.copy_(mine["train_matrix"])
         self._last_step = mine.get("grad_norm"), mine.get("learning_rate")
         self._owed = {name: bool(mine.get(name)) for name in self._owed}
+        self.skipped_steps, self.skipped_since_log = mine.get("skipped_steps", 0), mine.get("skipped_since_log", 0)
         if hasattr(self, "_tr_loss"):
             self._tr_loss.copy_(mine["tr_loss"])
             self._globalstep_last_logged = int(mine["last_logged"])
@@ -96,6 +99,7 @@ class ResumingTrainer(SavingTrainer):
     def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
         """Logs, validates and saves; where a signal came, it saves and leaves the validation to the next start."""
         self._last_step = grad_norm, kwargs.get("learning_rate")
+        self.steps_in_log = self.state.global_step - self._globalstep_last_logged
         self._owed = {"evaluate": False, "epoch_end": self._in_epoch and self._is_last_step()}
         random_states = _get_random_states() if self.control.should_evaluate else {}
         number = self.stop_requested()

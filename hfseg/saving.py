@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import Trainer
 
 from hfseg.checkpoints import STAGING, delete_older, publish_checkpoint
-from hfseg.errors import RunError
+from hfseg.errors import GO_ON, RunError
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class SavingTrainer(Trainer):
             if reason is None:
                 delete_older(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
         if reason is not None:
-            self._fail_to_save(folder.name, reason)
+            refuse_or_warn(self.args, folder.name, reason)
 
     def _first_of(self, reason: str | None) -> str | None:
         """What went wrong on the first process on which something did; the same answer on all."""
@@ -73,11 +73,17 @@ class SavingTrainer(Trainer):
         names = ("per_device_train_batch_size", "gradient_accumulation_steps")
         return {"num_processes": self.args.world_size, **{name: getattr(self.args, name) for name in names}}
 
-    def _fail_to_save(self, name: str, reason: str) -> None:
-        text = f"{name} was not saved: {reason}. Earlier checkpoints are as they were."
-        if getattr(self.args, "on_save_error", "stop") == "stop":
-            raise RunError(f"{text} Make room, and go on with --resume_from_checkpoint auto.")
-        logger.warning(f"{text} Training goes on.")
+
+def refuse_or_warn(args: Any, name: str, reason: str) -> None:
+    """A folder of the run was not written: what `on_save_error` says is done.
+
+    Raises:
+        RunError: on_save_error is stop.
+    """
+    text = f"{name} was not saved: {reason}. Earlier checkpoints are as they were."
+    if getattr(args, "on_save_error", "stop") == "stop":
+        raise RunError(f"{text} Make room. {GO_ON}")
+    logger.warning(f"{text} Training goes on.")
 
 
 def describe_write_error(error: BaseException, folder: Path) -> str:

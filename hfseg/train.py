@@ -23,6 +23,8 @@ from hfseg.data import limit, load
 from hfseg.data.augment import Augmentation
 from hfseg.data.transforms import SegTransform, build_processor, class_pixels, prepare
 from hfseg.errors import InputError
+from hfseg.failures import explain_failures
+from hfseg.global_batch import keep_global_batch
 from hfseg.labels import Labels
 from hfseg.logs import FILE_LOGGER, log_file, show_errors, start_log
 from hfseg.losses import LOSSES, compute_class_weights
@@ -57,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start_log(args)
     if repo is not None and args.resume_from_hub:
         checkpoint = fetch_checkpoint(repo, args)
+    keep_global_batch(args, checkpoint)
     prepare_trackers(args)
     set_seed(args.seed)
 
@@ -123,7 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainer.add_callback(PredictionPictures(trainer, dataset["validation"], labels))
     start = time.perf_counter()
     kind = trainer.accelerator.distributed_type.value
-    with log_file(Path(args.output_dir) if args.should_save else None), queue or nullcontext():
+    fed = ("crop_size", data_args.crop_size) if data_args.crop_size else ("image_size", image_size)
+    log = log_file(Path(args.output_dir) if args.should_save else None)
+    with log, explain_failures(trainer, *fed), queue or nullcontext():
         sizes = ", ".join(f"{len(part)} {name}" for name, part in dataset.items())
         logger.info(
             f"{model_args.model} on {data_args.dataset}: {sizes} images of {image_size[0]} x {image_size[1]} pixels"

@@ -14,13 +14,13 @@ from hfseg.data.transforms import collate, normalize
 from hfseg.labels import IGNORE_INDEX, class_names
 from hfseg.losses import cross_entropy, upsample
 from hfseg.metrics import SegMetric, confusion_matrices, confusion_matrix, predict_ids
-from hfseg.resume import ResumingTrainer
+from hfseg.nonfinite import SteadyTrainer
 from hfseg.workers import WorkerInit
 
 AUXILIARY_WEIGHT = 0.4  # torchvision's reference training for segmentation
 
 
-class SegTrainer(ResumingTrainer):
+class SegTrainer(SteadyTrainer):
     """Trains any model that maps `pixel_values` (B, 3, H, W) to `logits` (B, C, h, w).
 
     The loss is the sum over the valid pixels (label != 255) of all micro-batches and processes, over their number: a

@@ -37,7 +37,7 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def write_recipe(folder: Path, **settings: Any) -> Path:
+def write_recipe(folder: Path, dropout: float = 0.1, **settings: Any) -> Path:
     """A recipe of a SegFormer with four stages of one small layer each, dropout and stochastic depth included."""
     from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 
@@ -45,7 +45,8 @@ def write_recipe(folder: Path, **settings: Any) -> Path:
     if not model.is_dir():
         torch.manual_seed(0)
         sizes = dict(depths=[1] * 4, hidden_sizes=[8] * 4, num_attention_heads=[1] * 4, decoder_hidden_size=8)
-        config = SegformerConfig(**sizes, hidden_dropout_prob=0.1, num_labels=3)
+        rates = dict(hidden_dropout_prob=dropout, classifier_dropout_prob=dropout, drop_path_rate=dropout)
+        config = SegformerConfig(**sizes, **rates, num_labels=3)
         SegformerForSemanticSegmentation(config).save_pretrained(model)
         SegformerImageProcessor(size={"height": 32, "width": 32}, do_reduce_labels=False).save_pretrained(model)
     path = folder / "recipe.json"

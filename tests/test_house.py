@@ -21,6 +21,7 @@ FLOORS = [
     {
         *("segmenter", "provenance", "samples", "checkpoints", "clock", "card", "callbacks", "trainer", "trackers"),
         *("run_facts", "hub", "push_queue", "resume", "saving", "stops", "nonfinite"),
+        *("failures", "global_batch"),
     },
     {"args", "data_args", "hub_args"},
     {"train", "eval", "predict", "launch", "elastic", "topology", "catalog", "push", "publish", "study", "report"},
