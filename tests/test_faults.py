@@ -20,6 +20,18 @@ from hfseg.checkpoints import find_checkpoint
 pytestmark = pytest.mark.slow
 
 
+RUNS: list["Run"] = []
+
+
+@pytest.fixture(autouse=True)
+def _leave_nothing_behind() -> Iterator[None]:
+    yield
+    while RUNS:
+        for process in RUNS.pop().seen:
+            if process.is_running():
+                process.kill()
+
+
 class Run:
     """`hfseg train` in a session of its own; its output goes to a file."""
 
@@ -28,6 +40,8 @@ class Run:
         with self.log.open("a") as file:
             line = command(recipe, folder, *options)
             self.process = psutil.Popen(line, cwd=ROOT, stdout=file, stderr=file, start_new_session=True)
+        self.seen = [self.process]
+        RUNS.append(self)
 
     def text(self) -> str:
         return self.log.read_text(errors="replace").replace("\r", "\n")
@@ -43,16 +57,17 @@ class Run:
         self.wait_for(lambda: any(int(path.name[11:]) >= step for path in self.folder.glob("checkpoint-*[0-9]")))
 
     def everyone(self) -> list[psutil.Process]:
-        return [self.process, *self.process.children(recursive=True)]
+        self.seen = [self.process, *self.process.children(recursive=True)]
+        return self.seen
 
     def trainers(self) -> list[psutil.Process]:
         """The processes that train, without their DataLoader workers."""
-        found = [p for p in self.process.children(recursive=True) if any(w.endswith("train.py") for w in p.cmdline())]
+        found = [p for p in self.process.children(recursive=True) if runs_script(p)]
         return [p for p in found if p.parent() not in found]
 
     def workers(self) -> list[psutil.Process]:
         here = self.process.cmdline()
-        return [p for p in self.process.children() if p.cmdline() == here]
+        return [p for p in self.process.children() if p.status() != psutil.STATUS_ZOMBIE and p.cmdline() == here]
 
     def end(self, seconds: float) -> int:
         """Waits for it; the exit code."""
@@ -60,6 +75,14 @@ class Run:
 
     def told(self) -> list[str]:
         return [line for line in self.text().splitlines() if line.startswith("hfseg: error: ")]
+
+
+def runs_script(process: psutil.Process) -> bool:
+    try:
+        words = process.cmdline()
+    except psutil.Error:
+        return False
+    return "-m" not in words[:3] and any(word.endswith("hfseg/train.py") for word in words)
 
 
 def assert_gone(processes: list[psutil.Process], seconds: float) -> None:
