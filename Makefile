@@ -56,7 +56,7 @@ smoke: $(VENV)/.installed-dev ## train, evaluate, and run a small study with its
 	$(BIN)/hfseg study recipes/studies/smoke.json --output_dir runs/smoke_study
 
 faults: $(VENV)/.installed-dev ## kill a short run at 50 random moments, resume it, and compare the ends bit for bit
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --kills 50 --in_saves 15 --seed 0 --results results
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --kills 50 --in_saves 20 --seed 0 --results results
 
 clean:          ## delete the runs
 	rm -rf runs out

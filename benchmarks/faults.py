@@ -1,6 +1,6 @@
 """Kills a short run at random moments and compares what it ends with, bit for bit, with a run that nothing broke off.
 
-python benchmarks/faults.py [--kills 50] [--in_saves 15] [--seed 0] [--output_dir runs/faults] [--results results]
+python benchmarks/faults.py [--kills 50] [--in_saves 20] [--seed 0] [--output_dir runs/faults] [--results results]
 
 Each trial trains the run of tests/small_run.py (augmentation on, 2 DataLoader workers, dropout, a checkpoint at every
 third step) in a process of its own, sends it SIGKILL at a random moment, starts it again with
@@ -71,8 +71,11 @@ def kill(process: Any) -> None:
 
 def is_saving(folder: Path) -> bool:
     """Whether a checkpoint has begun and is not whole yet."""
-    started = next((folder / STAGING).glob("checkpoint-*"), None) if (folder / STAGING).is_dir() else None
-    return started is not None and any(started.iterdir()) and not (started / "checkpoint.json").exists()
+    try:
+        started = next((folder / STAGING).glob("checkpoint-*"), None)
+        return started is not None and any(started.iterdir()) and not (started / "checkpoint.json").exists()
+    except FileNotFoundError:  # it has just been renamed
+        return False
 
 
 def kill_at(process: Any, folder: Path, seconds: float, in_save: int, moment: float) -> None:
@@ -88,23 +91,25 @@ def kill_at(process: Any, folder: Path, seconds: float, in_save: int, moment: fl
         if saves >= in_save:
             time.sleep(moment)
             break
+        time.sleep(0.0005)
     kill(process)
 
 
 def run_trial(recipe: Path, whole: dict[str, Any], folder: Path, rng: random.Random, seconds: float, save: bool) -> Any:
     """One kill, one resume, one comparison."""
-    at, moment = rng.uniform(0, seconds), rng.uniform(0, 0.01)
+    at, moment = rng.uniform(0, seconds), rng.uniform(0, 0.02)
     process = start(recipe, folder)
     kill_at(process, folder, at, rng.randint(1, 5) if save else 0, moment)
     staged = list((folder / STAGING).glob("checkpoint-*"))
     half = [path for path in staged if not is_whole(path)]
+    seen = f"{len(list(half[0].iterdir()))} files" if half else ""
     newest = find_checkpoint(folder, "auto")
     refused = bool(half) and (newest is None or Path(newest).parent == folder)
     finish(recipe, folder)
     differences = list_differences(whole, read_run(folder))
     return {
         "aimed at": "a save" if save else f"{at:.1f} s",
-        "half-written": f"{len(list(half[0].iterdir()))} files" if half else "",
+        "half-written": seen,
         "refused": refused,
         "resumed from": Path(newest).name if newest else "the start",
         "equal": not differences,
@@ -134,7 +139,7 @@ def describe(trials: list[dict[str, Any]], about: dict[str, str]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--in_saves", type=int, default=15, help="kills that wait for a save")
+    parser.add_argument("--in_saves", type=int, default=20, help="kills that wait for a save")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, default=ROOT / "runs" / "faults")
     parser.add_argument("--results", type=Path, help="folder for faults.md")

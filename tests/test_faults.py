@@ -131,9 +131,7 @@ def test_a_signal_to_the_group_saves_and_ends_and_the_run_goes_on_bit_for_bit(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_hfseg_train_alone_stops_two_processes_at_one_step(
-    number: int, recipe: Path, tmp_path: Path
-) -> None:
+def test_a_signal_to_hfseg_train_alone_stops_two_processes(number: int, recipe: Path, tmp_path: Path) -> None:
     run = Run(recipe, tmp_path / "run", "--num_processes", 2, *LONG)
     run.wait_for_step(3)
     everyone = run.everyone()
