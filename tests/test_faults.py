@@ -11,6 +11,8 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_run import ROOT, command, list_differences, read_run, write_recipe
@@ -154,10 +156,13 @@ def test_no_orphan_goes_on_when_a_launcher_is_killed(victim: str, recipe: Path, 
 
 
 def test_one_of_two_processes_dies_and_the_run_goes_on_with_one(recipe: Path, tmp_path: Path) -> None:
-    """Neither dropout nor stochastic depth draws here, so that one process must give what two give."""
-    quiet = write_recipe(tmp_path, dropout=0.0)
-    two = ("--num_processes", 2, "--per_device_train_batch_size", 2)
-    one = Run(quiet, tmp_path / "one")
+    """Nothing is drawn at random and SGD does not blow rounding up, so that one process must give what two give.
+
+    BatchNorm sees two images either way. Its running statistics, which no step uses, are those of the first process.
+    """
+    quiet = write_recipe(tmp_path, dropout=0.0, optim="sgd", per_device_train_batch_size=2)
+    two = ("--num_processes", 2)
+    one = Run(quiet, tmp_path / "one", "--gradient_accumulation_steps", 2)
     assert one.end(600) == 0
     run = Run(quiet, tmp_path / "run", *two)
     run.wait_for_step(6)
@@ -167,12 +172,16 @@ def test_one_of_two_processes_dies_and_the_run_goes_on_with_one(recipe: Path, tm
     assert_gone(everyone, 6)
     assert len(run.told()) == 1 and "Process 1 was ended by SIGKILL" in run.told()[0]
     assert "Traceback" not in run.text(), run.text()[-3000:]
-    resumed = finish(quiet, run.folder, "--per_device_train_batch_size", 2)
+    resumed = finish(quiet, run.folder)
     assert "global batch of 4" in resumed.text()
     ours, theirs = read_run(resumed.folder), read_run(one.folder)
     assert ours["step"] == theirs["step"]
-    for name, tensor in theirs["weights"].items():
-        assert (ours["weights"][name] - tensor).abs().max() < 1e-4 * max(tensor.abs().max(), 1), name
+    start = load_file(tmp_path / "tiny" / "model.safetensors")
+    compared = [name for name in start if "running" not in name and "num_batches" not in name]
+    assert len(compared) > 50
+    for name in compared:
+        torch.testing.assert_close(ours["weights"][name], theirs["weights"][name], rtol=1e-4, atol=1e-5)
+    assert any((theirs["weights"][name] - start[name]).abs().max() > 1e-3 for name in compared)
 
 
 def test_a_killed_data_worker_ends_the_run_in_one_line(recipe: Path, tmp_path: Path) -> None:
