@@ -1,7 +1,9 @@
 """Files that are there whole or not at all, also after a power cut: written aside, flushed to disk, renamed."""
 
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write_whole(path: str | Path, content: bytes | str) -> None:
@@ -24,6 +26,13 @@ def write_whole(path: str | Path, content: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     flush(path.parent)
+
+
+def save_figure(path: str | Path, figure: Any) -> None:
+    """Writes a matplotlib figure whole or not at all, in the format of the path's suffix."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=Path(path).suffix[1:])
+    write_whole(path, buffer.getvalue())
 
 
 def flush(path: str | Path) -> None:

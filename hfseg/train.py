@@ -24,6 +24,7 @@ from hfseg.data.augment import Augmentation
 from hfseg.data.transforms import SegTransform, build_processor, class_pixels, prepare
 from hfseg.errors import InputError
 from hfseg.failures import explain_failures
+from hfseg.files import save_figure
 from hfseg.global_batch import keep_global_batch
 from hfseg.labels import Labels
 from hfseg.logs import FILE_LOGGER, log_file, show_errors, start_log
@@ -237,7 +238,7 @@ def report_best(
     write_json(output_dir / "test_metrics.json", tests[0])
     picture = output_dir / "predictions.png"
     draw_predictions(Segmenter(read_bundle(best)), dataset[split], labels, picture)
-    plot_log(trainer.state.log_history).savefig(output_dir / "curves.png")
+    save_figure(output_dir / "curves.png", plot_log(trainer.state.log_history))
     summary = f"{split} mIoU {metrics['test_mean_iou']:.4f} of the best model, compared at {args.eval_resolution} size"
     logging.getLogger(FILE_LOGGER).info(summary)
     write_run_facts(output_dir, trainer, recipe, {name: len(part) for name, part in dataset.items()}, tests[0])

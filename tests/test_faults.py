@@ -116,7 +116,7 @@ def finish(recipe: Path, folder: Path, *options: Any) -> Run:
     return run
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM])
 def test_a_signal_to_the_group_saves_and_ends_and_the_run_goes_on_bit_for_bit(
     number: int, recipe: Path, whole: dict[str, Any], tmp_path: Path
 ) -> None:
