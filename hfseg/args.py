@@ -66,6 +66,12 @@ class SegTrainingArguments(HubArguments, TrainingArguments):
     )
     sync_batchnorm: bool = option("With several CUDA processes, BatchNorm sees all of them.", True)
     report_to: list[str] | None = option("Trackers of the run: tensorboard, trackio, wandb; or all that are installed.")
+    on_save_error: Literal["stop", "continue"] = option(
+        "When a checkpoint or the best bundle can't be written: end, to go on from the last one, or train on.", "stop"
+    )
+    max_nonfinite_steps: int = option(
+        "End after so many steps in a row whose loss or gradients are NaN or inf; each is skipped.", 5
+    )
     overwrite: bool = option("Delete an earlier run in output_dir first.", False)
 
     def __post_init__(self) -> None:
@@ -78,6 +84,10 @@ class SegTrainingArguments(HubArguments, TrainingArguments):
             raise InputError(
                 "load_best_model_at_end is not used here: the best model is always kept in output_dir/best."
             )
+        if self.enable_jit_checkpoint:
+            raise InputError("enable_jit_checkpoint is not used here: SIGTERM and SIGINT always save, and then end.")
+        if self.max_nonfinite_steps < 1:
+            raise InputError(f"max_nonfinite_steps is {self.max_nonfinite_steps}; give 1 or more.")
         if self.eval_every_epochs < 1:
             raise InputError(f"eval_every_epochs is {self.eval_every_epochs}; give 1 or more.")
         if self.lr_gamma is not None and not 0 < self.lr_gamma <= 1:

@@ -24,6 +24,7 @@ from transformers.utils import cached_file
 
 import hfseg.models  # noqa: F401  registers this package's own model classes
 from hfseg.errors import InputError
+from hfseg.files import flush, write_whole
 from hfseg.hub_errors import describe_hub_error
 from hfseg.labels import Labels, class_names
 
@@ -79,25 +80,22 @@ def write_bundle(
         os.umask(mask)
         for path in new.iterdir():
             path.chmod(0o666 & ~mask)  # safetensors writes files that only their owner may read
-            _flush(path)
+            flush(path)
+        flush(new)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
     if folder.exists():
         folder.rename(old)
     new.rename(folder)
-    if hasattr(os, "O_DIRECTORY"):  # a folder can't be flushed on Windows
-        _flush(folder.parent)
+    flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def add_files(folder: str | Path, files: Mapping[str, bytes]) -> None:
     """Writes files into a bundle, or replaces them, each whole or not at all."""
     for name, content in files.items():
-        temporary = Path(folder) / f".{name}.tmp"
-        temporary.write_bytes(content)
-        _flush(temporary)
-        temporary.replace(Path(folder) / name)
+        write_whole(Path(folder) / name, content)
 
 
 def recover_bundle(folder: str | Path) -> None:
@@ -190,11 +188,3 @@ def _find(source: str | Path, name: str, revision: str | None, token: str | None
 
 def _set_aside(folder: Path) -> tuple[Path, Path]:
     return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,13 +1,15 @@
 """What happens around the training steps: the epoch's number, the progress line, the best bundle."""
 
+import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import has_length
@@ -15,9 +17,11 @@ from transformers.trainer_utils import has_length
 from hfseg.bundle import read_metrics, recover_bundle, write_bundle
 from hfseg.card import RunRecord, build_card
 from hfseg.card_text import log_rows
+from hfseg.files import write_whole
 from hfseg.logs import FILE_LOGGER
 from hfseg.pictures import draw_curves, to_png
 from hfseg.samples import SampleSheet
+from hfseg.saving import describe_write_error, refuse_or_warn
 from hfseg.sharded import gather_weights
 
 logger = logging.getLogger(__name__)
@@ -83,7 +87,7 @@ class BestBundleCallback(TrainerCallback):
         score = metrics.get("eval_mean_iou", math.nan)
         if not score > self.best:  # also when there is no score
             return
-        self.best = score
+        before, self.best = self.best, score
         model = self.trainer.model if self.trainer is not None else kwargs["model"]
         weights = gather_weights(model)  # all processes have a part in it
         if args.should_save:
@@ -98,17 +102,24 @@ class BestBundleCallback(TrainerCallback):
                 files |= self.samples.draw(model, processor)
             card = build_card(model, self.record, values, state.log_history, list(files))
             folder = Path(args.output_dir) / "best"
-            write_bundle(folder, model, processor, self.recipe, values, card, files, weights)
+            try:
+                write_bundle(folder, model, processor, self.recipe, values, card, files, weights)
+            except (OSError, SafetensorError) as error:
+                if weights is None:  # else all processes must agree on what is the best so far
+                    self.best = before
+                refuse_or_warn(args, folder.name, describe_write_error(error, folder.parent))
+                return
             if self.publish is not None:
                 self.publish(folder)
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.should_save and state.is_world_process_zero:
             path = Path(args.output_dir) / "trainer_state.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.tmp")
-            state.save_to_json(str(temporary))
-            os.replace(temporary, path)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(path, json.dumps(asdict(state), indent=2, sort_keys=True) + "\n")
+            except OSError as error:
+                refuse_or_warn(args, path.name, describe_write_error(error, path.parent))
 
 
 class ProgressCallback(TrainerCallback):

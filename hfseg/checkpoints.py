@@ -7,6 +7,7 @@ through its own `from_pretrained`, and whatever is missing stops the run.
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from hfseg.errors import InputError
+from hfseg.files import flush, write_whole
+from hfseg.manifest import find_damage, write_manifest
 from hfseg.sharded import load_weights
 
 logger = logging.getLogger(__name__)
 
+STAGING = ".saving"  # in output_dir: a checkpoint that is being written
 # What a run writes into its output_dir; `overwrite` deletes these and nothing else.
 RUN_FILES = (
+    STAGING,
     *("best", "run.json", "trainer_state.json", "test_metrics.json"),
     *("predictions.png", "curves.png", "train.log"),
 )
@@ -71,25 +76,79 @@ def find_checkpoint(output_dir: str | Path, resume: str | None) -> str | None:
     if resume is None or resume.lower() in ("false", "none"):
         return None
     if resume.lower() in ("auto", "true"):
-        found = sorted(Path(output_dir).glob("checkpoint-*"), key=_step)
-        return next((str(folder) for folder in reversed(found) if is_whole(folder)), None)
-    if not is_whole(Path(resume)):
-        raise InputError(f"{resume} is no checkpoint to resume from: give a checkpoint-<step> folder, or auto.")
+        return next((str(folder) for folder in list_checkpoints(output_dir) if is_whole(folder, say=True)), None)
+    if damage := find_damage(Path(resume)):
+        raise InputError(
+            f"{resume} is no checkpoint to resume from ({damage}): give a checkpoint-<step> folder, or auto."
+        )
     return resume
 
 
-def _step(checkpoint: Path) -> int:
-    number = checkpoint.name.rpartition("-")[2]
-    return int(number) if number.isdigit() else -1
+def list_checkpoints(output_dir: str | Path) -> list[Path]:
+    """The checkpoints of a run, whole or not, from the last step to the first.
+
+    `checkpoint-8.old` is one that was to be replaced when the run died between two renames.
+    """
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"-\d+(\.old)?", path.name[10:])]
+    return sorted(found, key=lambda path: (step_of(path), path.suffix == ""), reverse=True)
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: Trainer writes its files in place, and trainer_state.json last."""
-    try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(state, dict)
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removesuffix(".old").rpartition("-")[2])
+
+
+def is_whole(checkpoint: Path, *, contents: bool = True, say: bool = False) -> bool:
+    """Whether every file of a checkpoint is there as it was written (see `hfseg.manifest`).
+
+    Args:
+        checkpoint: its folder.
+        contents: compare checksums, too.
+        say: warn where it is not whole.
+    """
+    damage = find_damage(checkpoint, contents=contents)
+    if damage and say:
+        logger.warning(f"{checkpoint} is passed over: {damage}.")
+    return damage is None
+
+
+def publish_checkpoint(new: Path, folder: Path, about: dict[str, Any]) -> None:
+    """Gives a checkpoint that was written aside its name, once it is on disk to the last byte.
+
+    Args:
+        new: where it was written, on the same disk.
+        folder: checkpoint-<step>; one of this name that is there already gives way to it.
+        about: see `write_manifest`.
+    """
+    write_manifest(new, about)
+    old = folder.with_name(f"{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    new.rename(folder)
+    flush(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def delete_older(newest: Path, limit: int | None, best: str | Path | None = None) -> None:
+    """Keeps `limit` whole checkpoints: the one just written, `best`, and those before it; broken ones go.
+
+    Args:
+        newest: the one just written; others of later steps are of a run that was given up, and go first.
+        limit: None or 0 keeps all.
+        best: never deleted.
+    """
+    if not limit or limit < 0:
+        return
+    others = [path for path in list_checkpoints(newest.parent) if path != newest]
+    others.sort(key=lambda path: step_of(path) <= step_of(newest), reverse=True)
+    kept = {newest, *([Path(best)] if best and is_whole(Path(best), contents=False) else [])}
+    for path in others:
+        if path in kept:
+            continue
+        if len(kept) < limit and is_whole(path, contents=False):
+            kept.add(path)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def prepare_output_dir(output_dir: str | Path, *, overwrite: bool, resume: bool) -> None:
@@ -117,6 +176,4 @@ def write_json(path: str | Path, value: object) -> None:
     """Writes JSON whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

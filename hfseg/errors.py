@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend."""
+"""Exceptions whose message is one line for the user: mistakes that a user can mend, and runs that ended early."""
 
 
 class InputError(ValueError):
@@ -7,6 +7,38 @@ class InputError(ValueError):
     The message is one line: what was given, what is allowed, what to do. Commands print it and end with exit
     code 2; every other exception keeps its traceback, since it is our mistake.
     """
+
+
+GO_ON = "Go on with the same command and --resume_from_checkpoint auto."
+
+# In the environment of processes that `hfseg train` started: a file for the exit code, which accelerate does not keep.
+EXIT_CODE_FILE = "HFSEG_EXIT_CODE_FILE"
+
+
+class RunError(Exception):
+    """A run that ended early, through no mistake in what was given; its checkpoints stay.
+
+    The message is one line: what happened, what is lost, how to go on. Commands print it and end with `exit_code`.
+    """
+
+    exit_code = 1
+    everywhere = False  # all processes raise it at the same step
+    told = False  # who started this process has more to say of it
+
+
+class Stopped(RunError):
+    """A run that a signal ended, after its checkpoint was written.
+
+    Args:
+        message: the line.
+        number: of the signal; the exit code is 128 + this, as a shell gives it.
+    """
+
+    everywhere = True
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
 
 
 def first_line(error: BaseException) -> str:

@@ -22,9 +22,9 @@ from huggingface_hub.errors import RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
-from transformers.trainer_utils import get_last_checkpoint
 
 from hfseg.bundle import read_metrics
+from hfseg.checkpoints import find_checkpoint, step_of
 from hfseg.errors import InputError
 from hfseg.hub_errors import describe_hub_error, is_transient, seconds_to_wait
 
@@ -190,13 +190,13 @@ class HubRepo:
         Raises:
             InputError: the Hub can't be asked. Training afresh would replace what it holds.
         """
-        here = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
+        here = find_checkpoint(output_dir, "auto")
         try:
             get_session().timeout = TIMEOUT
             commit = str(self.api.model_info(self.repo_id, revision=CHECKPOINT_BRANCH).sha)
             state = hf_hub_download(self.repo_id, "trainer_state.json", revision=commit, token=self._token)
             step = int(json.loads(Path(state).read_text(encoding="utf-8"))["global_step"])
-            if here is not None and int(here.rpartition("-")[2]) >= step:
+            if here is not None and step_of(Path(here)) >= step:
                 return here
             if self.api.file_exists(self.repo_id, "metrics.json"):
                 self._download(output_dir / "best", "main")

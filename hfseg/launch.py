@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfseg.errors import InputError
+from hfseg.errors import EXIT_CODE_FILE, InputError
+from hfseg.workers import die_with_parent
 
 if TYPE_CHECKING:
     from hfseg.topology import Topology
@@ -73,17 +75,40 @@ def take_token(argv: Sequence[str]) -> tuple[str | None, list[str]]:
 def launch(topology: "Topology", recipe_argv: Sequence[str]) -> int:
     """Runs train.py under `accelerate launch`; signals are passed on, and a user's mistake keeps its exit code 2."""
     token, recipe_argv = take_token(recipe_argv)
-    command = [sys.executable, "-m", "accelerate.commands.launch", *topology.launcher]
+    command = [sys.executable, "-m", "hfseg.elastic", *topology.launcher]
     command += [str(Path(__file__).with_name("train.py")), *recipe_argv, *topology.script]
     environment = os.environ | ({"HF_TOKEN": token} if token else {})
-    # A group of its own: of one process, accelerate passes no signal on, and would leave it behind.
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    previous = {
-        number: signal.signal(number, lambda received, frame: os.killpg(process.pid, received))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        code_file = Path(folder) / "exit_code"
+        environment[EXIT_CODE_FILE] = str(code_file)
+        # A group of its own: the trainers get each signal once, from here. On Linux it ends when this process does.
+        process = subprocess.Popen(
+            command, env=environment, start_new_session=True, preexec_fn=die_with_parent(os.getpid())
+        )
+        previous = {
+            number: signal.signal(number, lambda received, frame: pass_on(process.pid, received))
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            code = process.wait()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        if code_file.is_file() and code_file.stat().st_size:
+            return int(code_file.read_text(encoding="utf-8"))
+    return 128 - code if code < 0 else code
+
+
+def pass_on(launcher: int, number: int) -> None:
+    """Sends a signal to the trainers, which finish their step; accelerate would end them, and with a traceback."""
+    import psutil
+
     try:
-        return process.wait()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        children = psutil.Process(launcher).children()
+        trainers = [child.pid for child in children if any(part.endswith("train.py") for part in child.cmdline())]
+        for pid in trainers:
+            os.kill(pid, number)
+        if not trainers:
+            os.killpg(launcher, number)
+    except (psutil.Error, ProcessLookupError):
+        return  # it has just ended

@@ -13,11 +13,14 @@ from accelerate import PartialState
 from huggingface_hub.utils import disable_progress_bars
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from hfseg.errors import Stopped
 from hfseg.hub import CHECKPOINT_BRANCH, HubRepo, PushError, describe_best
 
 logger = logging.getLogger(__name__)
 
 SPARE_BUNDLES = 4  # with room for fewer than so many on the disk, the oldest that waits gives way
+
+PATIENCE = 10.0  # seconds that a run which a signal has ended waits for the Hub
 
 
 @dataclass
@@ -62,7 +65,8 @@ class PushQueue:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *traceback: object) -> None:
-        self.finish(complete=error is None)
+        stopped = error is not None and issubclass(error, Stopped)
+        self.finish(complete=error is None, patience=PATIENCE if stopped else None)
 
     def push(self, folder: Path, message: str) -> None:
         """Takes a bundle as it is now; returns at once."""
@@ -86,11 +90,12 @@ class PushQueue:
             shutil.rmtree(older.folder, ignore_errors=True)
         self._wake()
 
-    def finish(self, complete: bool = True) -> None:
+    def finish(self, complete: bool = True, patience: float | None = None) -> None:
         """Waits until the newest bundle is on the Hub or has failed; `commit` or `failure` says which.
 
         Args:
             complete: the run is over, and needs no checkpoint to resume from.
+            patience: seconds to wait at most; unset: as long as it takes.
         """
         with self._changed:
             self._closing, self._complete = True, complete
@@ -99,7 +104,9 @@ class PushQueue:
         if self._thread is not None:
             if self._thread.is_alive() and waiting:
                 logger.info(f"waiting for the Hub: {waiting} to go to {self.repo.repo_id}")
-            self._thread.join()
+            self._thread.join(patience)
+            if self._thread.is_alive():
+                return  # the machine will be gone soon
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _wake(self) -> None:

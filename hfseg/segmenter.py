@@ -13,6 +13,7 @@ import torch
 import hfseg
 from hfseg.bundle import Bundle, read_bundle
 from hfseg.errors import InputError
+from hfseg.files import save_figure
 from hfseg.images import overlay, read_image, read_mask
 from hfseg.labels import Labels, build_palette, class_names
 from hfseg.losses import upsample
@@ -191,7 +192,7 @@ def draw_predictions(segmenter: Segmenter, dataset: Any, labels: Labels, path: s
     results = segmenter([row["image"] for row in rows])
     masks = [labels.encode(read_mask(row["mask"])) for row in rows]
     figure = plot_predictions([r.image for r in results], masks, [r.mask for r in results], labels)
-    figure.savefig(path)
+    save_figure(path, figure)
 
 
 def _best_device() -> str:

@@ -23,6 +23,9 @@ from hfseg.data import limit, load
 from hfseg.data.augment import Augmentation
 from hfseg.data.transforms import SegTransform, build_processor, class_pixels, prepare
 from hfseg.errors import InputError
+from hfseg.failures import explain_failures
+from hfseg.files import save_figure
+from hfseg.global_batch import keep_global_batch
 from hfseg.labels import Labels
 from hfseg.logs import FILE_LOGGER, log_file, show_errors, start_log
 from hfseg.losses import LOSSES, compute_class_weights
@@ -34,8 +37,10 @@ from hfseg.push_queue import CheckpointPushCallback, PushQueue
 from hfseg.run_facts import write_run_facts
 from hfseg.samples import SampleSheet
 from hfseg.segmenter import Segmenter, draw_predictions
+from hfseg.stops import stop_between_steps
 from hfseg.trackers import PredictionPictures, finish_trackers, prepare_trackers
 from hfseg.trainer import SegTrainer
+from hfseg.workers import follow_launcher
 
 logger = logging.getLogger("hfseg.train")  # also when this file runs as a script
 
@@ -55,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start_log(args)
     if repo is not None and args.resume_from_hub:
         checkpoint = fetch_checkpoint(repo, args)
+    keep_global_batch(args, checkpoint)
     prepare_trackers(args)
     set_seed(args.seed)
 
@@ -121,12 +127,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainer.add_callback(PredictionPictures(trainer, dataset["validation"], labels))
     start = time.perf_counter()
     kind = trainer.accelerator.distributed_type.value
-    with log_file(Path(args.output_dir) if args.should_save else None), queue or nullcontext():
+    fed = ("crop_size", data_args.crop_size) if data_args.crop_size else ("image_size", image_size)
+    log = log_file(Path(args.output_dir) if args.should_save else None)
+    with log, explain_failures(trainer, *fed), queue or nullcontext():
         sizes = ", ".join(f"{len(part)} {name}" for name, part in dataset.items())
         logger.info(
             f"{model_args.model} on {data_args.dataset}: {sizes} images of {image_size[0]} x {image_size[1]} pixels"
         )
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with stop_between_steps(trainer):
+            trainer.train(resume_from_checkpoint=checkpoint)
         record.seconds = time.perf_counter() - start
         logger.info(f"trained in {record.seconds:.0f} s on {args.world_size} x {args.device.type} ({kind})")
 
@@ -229,7 +238,7 @@ def report_best(
     write_json(output_dir / "test_metrics.json", tests[0])
     picture = output_dir / "predictions.png"
     draw_predictions(Segmenter(read_bundle(best)), dataset[split], labels, picture)
-    plot_log(trainer.state.log_history).savefig(output_dir / "curves.png")
+    save_figure(output_dir / "curves.png", plot_log(trainer.state.log_history))
     summary = f"{split} mIoU {metrics['test_mean_iou']:.4f} of the best model, compared at {args.eval_resolution} size"
     logging.getLogger(FILE_LOGGER).info(summary)
     write_run_facts(output_dir, trainer, recipe, {name: len(part) for name, part in dataset.items()}, tests[0])
@@ -242,4 +251,5 @@ def report_best(
 
 
 if __name__ == "__main__":
+    follow_launcher()
     sys.exit(show_errors(main))

@@ -1,13 +1,11 @@
 """SegTrainer: transformers' Trainer with a loss, an evaluation and a reload that are right for segmentation."""
 
-import logging
-import pickle
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 
 from hfseg.checkpoints import reload_weights, unwrap
@@ -16,13 +14,13 @@ from hfseg.data.transforms import collate, normalize
 from hfseg.labels import IGNORE_INDEX, class_names
 from hfseg.losses import cross_entropy, upsample
 from hfseg.metrics import SegMetric, confusion_matrices, confusion_matrix, predict_ids
-
-logger = logging.getLogger(__name__)
+from hfseg.nonfinite import SteadyTrainer
+from hfseg.workers import WorkerInit
 
 AUXILIARY_WEIGHT = 0.4  # torchvision's reference training for segmentation
 
 
-class SegTrainer(Trainer):
+class SegTrainer(SteadyTrainer):
     """Trains any model that maps `pixel_values` (B, 3, H, W) to `logits` (B, C, h, w).
 
     The loss is the sum over the valid pixels (label != 255) of all micro-batches and processes, over their number: a
@@ -71,6 +69,12 @@ class SegTrainer(Trainer):
         self.add_callback(self.clock)
 
     # ---- batches ----
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        loader = super()._get_dataloader(*args, **kwargs)
+        base = getattr(loader, "base_dataloader", loader)  # accelerate's wrapper hands its iteration to this one
+        base.worker_init_fn = WorkerInit(base.worker_init_fn)
+        return loader
+
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Moves a batch to the device; uint8 images are normalised there, by the processor's own arithmetic."""
         inputs = super()._prepare_inputs(inputs)
@@ -211,30 +215,6 @@ class SegTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         return reload_weights(unwrap(self.model), str(self.state.best_model_checkpoint))
-
-    # ---- exact resume in the middle of an epoch: what the next log entry sums up so far ----
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        running = {"train_matrix": self.train_matrix.cpu(), "tr_loss": getattr(self, "_tr_loss", torch.zeros(())).cpu()}
-        running["last_logged"] = torch.tensor(self._globalstep_last_logged)
-        torch.save(running, self._running_file(output_dir))
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
-        if checkpoint is None or not self._running_file(checkpoint).is_file():
-            return
-        try:
-            running = torch.load(self._running_file(checkpoint), map_location=self.args.device, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):  # of a log line, not of the training
-            logger.warning(f"{checkpoint}: the sums of the broken epoch can't be read; its next log entry starts anew.")
-            return
-        self.train_matrix.copy_(running["train_matrix"])
-        if hasattr(self, "_tr_loss"):
-            self._tr_loss.copy_(running["tr_loss"])
-            self._globalstep_last_logged = int(running["last_logged"])
-
-    def _running_file(self, checkpoint: str) -> Path:
-        return Path(checkpoint) / f"running_{self.args.process_index}.pt"
 
 
 def _by_size(

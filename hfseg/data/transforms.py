@@ -128,7 +128,7 @@ class SegTransform:
         self.labels, self.processor, self.seed, self.resolution = labels, processor, seed, resolution
         self.augmentation = (augmentation if train else None) or Augmentation()
         assert resolution == "input" or not self.augmentation.changes_size, "native masks are for evaluation"
-        self.plain = is_plain(processor)
+        self.plain, self.train = is_plain(processor), train
         _check_processor(processor, self.plain, self.augmentation)
         self.size = (processor.size["height"], processor.size["width"]) if self.plain else None
         self.crop_size = self.augmentation.crop_size or (self.size if self.augmentation.scale_jitter else None)
@@ -149,7 +149,7 @@ class SegTransform:
         self.__dict__.update(state)
         self._epoch.share_memory_()  # a worker's is shared already, a copy's is not
 
-    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[torch.Tensor]]:
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Columns to columns.
 
         Args:
@@ -157,13 +157,16 @@ class SegTransform:
 
         Returns:
             `pixel_values`, each (3, h, w) uint8, or float32 where the processor is not plain; `labels`, each (H, W)
-            uint8, class id or 255.
+            uint8, class id or 255; in training `files`, each image's path and index.
 
         Raises:
             InputError: a file that can't be read, sizes that differ, mask values that belong to no class.
         """
         samples = [self._sample(*row) for row in zip(batch["image"], batch["mask"], batch["sample_index"])]
-        return {"pixel_values": [image for image, _ in samples], "labels": [mask for _, mask in samples]}
+        columns: dict[str, list[Any]] = {"pixel_values": [i for i, _ in samples], "labels": [m for _, m in samples]}
+        if self.train:  # named where a step goes wrong
+            columns["files"] = [f"{describe(i)} ({n})" for i, n in zip(batch["image"], batch["sample_index"])]
+        return columns
 
     def _sample(self, image_source: Any, mask_source: Any, sample_index: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng([self.seed, int(self._epoch), sample_index])
@@ -226,11 +229,12 @@ def prepare(dataset: Dataset, transform: SegTransform) -> Dataset:
     return dataset
 
 
-def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Samples to a batch.
 
     Returns:
-        `pixel_values` (B, 3, H, W); `labels` (B, H, W) uint8, or a list of (H, W) where their sizes differ.
+        `pixel_values` (B, 3, H, W); `labels` (B, H, W) uint8, or a list of (H, W) where their sizes differ; `files`,
+        where the samples have names.
 
     Raises:
         InputError: images of different sizes.
@@ -242,7 +246,8 @@ def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
             "the image processor does not bring them to one. Set image_size, or use a batch size of 1."
         )
     one_size = len({mask.shape for mask in labels}) == 1
-    return {"pixel_values": torch.stack(images), "labels": torch.stack(labels) if one_size else labels}
+    files = {"files": [sample["files"] for sample in samples]} if "files" in samples[0] else {}
+    return {"pixel_values": torch.stack(images), "labels": torch.stack(labels) if one_size else labels, **files}
 
 
 def class_pixels(dataset: Iterable[dict[str, torch.Tensor]], num_labels: int) -> torch.Tensor:

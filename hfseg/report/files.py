@@ -13,6 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from hfseg.checkpoints import write_json
+from hfseg.files import save_figure, write_whole
 from hfseg.plots.style import INK, PAPER
 
 
@@ -31,9 +32,7 @@ def write_table(folder: Path, name: str, rows: Sequence[dict[str, Any]]) -> None
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, text)
 
 
 def write_figure(folder: Path, stem: str, figure: Figure) -> str:
@@ -42,7 +41,7 @@ def write_figure(folder: Path, stem: str, figure: Figure) -> str:
     Returns:
         The SVG as it stands in a page: ink in the page's colour, no paper.
     """
-    figure.savefig(folder / f"{stem}.png")
+    save_figure(folder / f"{stem}.png", figure)
     file = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": stem}):  # the same figure gives the same bytes
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})

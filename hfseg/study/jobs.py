@@ -13,6 +13,7 @@ from typing import Any
 from hfseg.checkpoints import RUN_FILES, write_json
 from hfseg.errors import InputError
 from hfseg.study.plan import Job
+from hfseg.workers import die_with_parent
 
 RECIPE, MARKER, CONSOLE = "recipe.json", "finished.json", "console.log"
 SIGNALS = (-signal.SIGINT, 128 + signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGTERM)
@@ -76,22 +77,8 @@ def start(job: Job, launcher: Sequence[str] = ()) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,
-            preexec_fn=_die_with(os.getpid()) if sys.platform == "linux" else None,
+            preexec_fn=die_with_parent(os.getpid()),
         )
-
-
-def _die_with(parent: int) -> Any:
-    """Runs in the child between fork and exec: prctl(PR_SET_PDEATHSIG, SIGTERM), see prctl(2)."""
-    import ctypes
-
-    prctl = ctypes.CDLL(None).prctl
-
-    def set_signal() -> None:
-        prctl(1, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended in between
-            os._exit(1)
-
-    return set_signal
 
 
 def finish(job: Job) -> dict[str, Any]:
