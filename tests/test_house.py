@@ -23,7 +23,20 @@ FLOORS = [
         *("run_facts", "hub", "push_queue"),
     },
     {"args", "data_args", "hub_args"},
-    {"train", "eval", "predict", "launch", "topology", "catalog", "push", "publish", "study", "report"},
+    {
+        "train",
+        "eval",
+        "predict",
+        "launch",
+        "topology",
+        "catalog",
+        "push",
+        "publish",
+        "study",
+        "report",
+        "audit",
+        "check",
+    },
     {"cli"},
 ]
 SELF_CONTAINED = ("models/torchvision_seg.py", "models/timm_seg.py")  # they travel to the Hub with their weights

@@ -1,7 +1,7 @@
 """Data sets by name. A loader gives the splits with `image` and `mask`, and the labels that read the masks."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,12 @@ def load(name: str, **options: Any) -> tuple[DatasetDict, Labels]:
     Raises:
         InputError: an unknown name, an option that this data set doesn't have, or what its loader raises.
     """
+    loader, given = find_loader(name, options)
+    return loader(**given)
+
+
+def find_loader(name: str, options: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The loader of a data set and those of the options that it is given; for both see `load`."""
     loader = _find_loader(name)
     allowed = list(inspect.signature(loader).parameters)
     given = {key: value for key, value in options.items() if value is not None}
@@ -46,7 +52,7 @@ def load(name: str, **options: Any) -> tuple[DatasetDict, Labels]:
                 f"{_near(key, allowed)}"
             )
         del given[key]
-    return loader(**given)
+    return loader, given
 
 
 def find_split(dataset: DatasetDict, split: str) -> Dataset:

@@ -4,7 +4,7 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +57,9 @@ def load(
         InputError: no such folder, no classes, a split without images, images without mask or masks without image,
             two files of one name, a mask that can't be used.
     """
-    if data_dir is None:
-        raise InputError(f"The data set folder needs data_dir: a folder with {LAYOUT}.")
     if not 0 <= validation_fraction <= 1:
         raise InputError(f"validation_fraction is {validation_fraction}; it must lie between 0 and 1.")
-    if (image_glob is None) != (mask_glob is None):
-        raise InputError("image_glob and mask_glob belong together: give both or neither.")
-    root = Path(data_dir).expanduser().absolute()
-    if not root.is_dir():
-        raise InputError(f"data_dir {data_dir} is no folder. Give one with {LAYOUT}.")
+    root, image_glob, mask_glob = find_root(data_dir, image_glob, mask_glob)
     labels = read_labels(
         root,
         classes=classes,
@@ -74,9 +68,9 @@ def load(
         label_map=label_map,
         reduce_zero_label=reduce_zero_label,
     )
-    pairs = list_pairs(root, image_glob or IMAGE_GLOB, mask_glob or MASK_GLOB)
+    pairs = list_pairs(root, image_glob, mask_glob)
     if "train" in pairs and "validation" not in pairs:
-        pairs = _hold_out(pairs, validation_fraction, split_seed)
+        pairs = hold_out(pairs, validation_fraction, split_seed)
     for split_pairs in pairs.values():
         check_some_masks([mask for _, mask in split_pairs], labels)
     dataset = DatasetDict()
@@ -86,9 +80,24 @@ def load(
     return dataset, labels
 
 
+def find_root(
+    data_dir: str | os.PathLike[str] | None, image_glob: str | None, mask_glob: str | None
+) -> tuple[Path, str, str]:
+    """The folder and both templates, checked; see `load`."""
+    if data_dir is None:
+        raise InputError(f"The data set folder needs data_dir: a folder with {LAYOUT}.")
+    if (image_glob is None) != (mask_glob is None):
+        raise InputError("image_glob and mask_glob belong together: give both or neither.")
+    root = Path(data_dir).expanduser().absolute()
+    if not root.is_dir():
+        raise InputError(f"data_dir {data_dir} is no folder. Give one with {LAYOUT}.")
+    image_glob, mask_glob = image_glob or IMAGE_GLOB, mask_glob or MASK_GLOB
+    _check_templates(image_glob, mask_glob)
+    return root, image_glob, mask_glob
+
+
 def list_pairs(root: Path, image_glob: str, mask_glob: str) -> dict[str, list[tuple[str, str]]]:
     """Split -> (image path, mask path), sorted; the templates are explained in `load`."""
-    _check_templates(image_glob, mask_glob)
     by_stem = "{stem}" in mask_glob
     splits = SPLITS if "{split}" in image_glob else {"train": ("",)}
     pairs = {}
@@ -141,6 +150,17 @@ def _check_templates(image_glob: str, mask_glob: str) -> None:
 def _list_split(root: Path, template: str, aliases: Sequence[str], by_stem: bool) -> dict[tuple[str, ...], str]:
     """What pairs an image with its mask -> path, under all folder names of a split."""
     files: dict[tuple[str, ...], str] = {}
+    for key, path in match_files(root, template, aliases, by_stem):
+        if key in files:
+            raise InputError(f"{files[key]} and {path} have the same name: which is meant? Remove or rename one.")
+        files[key] = path
+    return files
+
+
+def match_files(
+    root: Path, template: str, aliases: Sequence[str], by_stem: bool
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(what pairs an image with its mask, path) of each picture under the folder names of a split."""
     for alias in aliases:
         pattern = template.replace("{split}", alias)
         # (.*) would run over slashes; {stem} is the one named group.
@@ -149,14 +169,8 @@ def _list_split(root: Path, template: str, aliases: Sequence[str], by_stem: bool
             found = found.replace(os.sep, "/")
             stem, suffix = os.path.splitext(found.rpartition("/")[2])
             match = re.fullmatch(regex, found)
-            if suffix.lower() not in IMAGE_SUFFIXES or match is None:
-                continue
-            key = (match.groupdict().get("stem", stem),) if by_stem else match.groups()
-            path = str(root / found)
-            if key in files:
-                raise InputError(f"{files[key]} and {path} have the same name: which is meant? Remove or rename one.")
-            files[key] = path
-    return files
+            if suffix.lower() in IMAGE_SUFFIXES and match is not None:
+                yield (match.groupdict().get("stem", stem),) if by_stem else match.groups(), str(root / found)
 
 
 def _check_empty(root: Path, image_glob: str, aliases: Sequence[str]) -> None:
@@ -171,7 +185,8 @@ def _check_empty(root: Path, image_glob: str, aliases: Sequence[str]) -> None:
             )
 
 
-def _hold_out(pairs: dict[str, list[tuple[str, str]]], fraction: float, seed: int) -> dict[str, list[tuple[str, str]]]:
+def hold_out(pairs: dict[str, list[tuple[str, str]]], fraction: float, seed: int) -> dict[str, list[tuple[str, str]]]:
+    """Moves a share of train into a validation split."""
     train = pairs["train"]
     held_out = draw_held_out(len(train), fraction, seed)
     if not held_out:

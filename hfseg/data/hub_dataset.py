@@ -74,17 +74,12 @@ def load(
     """
     if not 0 <= validation_fraction <= 1:
         raise InputError(f"validation_fraction is {validation_fraction}; it must lie between 0 and 1.")
-    if Path(repo_id).is_dir():
-        raise InputError(f"{repo_id} is a folder here: give dataset folder and data_dir {repo_id}, or rename it.")
-    commit = _find_commit(repo_id, dataset_revision)
-    splits = name_splits(_download(repo_id, dataset_config, commit or dataset_revision), repo_id)
-    features = next(iter(splits.values())).features
-    columns = find_columns(features, image_column, mask_column, repo_id)
-    files = _download_class_files(repo_id, dataset_revision)
-    if classes is None and colors is None and not (files and any((files / name).is_file() for name in FILES)):
-        classes = find_class_names(features, repo_id)
-    labels = read_labels(
-        files,
+    parts, columns, labels = open_repo(
+        repo_id,
+        image_column,
+        mask_column,
+        dataset_config,
+        dataset_revision,
         classes=classes,
         colors=colors,
         ignore_values=ignore_values,
@@ -92,7 +87,7 @@ def load(
         reduce_zero_label=reduce_zero_label,
     )
     dataset = DatasetDict()
-    for name, part in splits.items():
+    for name, part in name_splits(parts, repo_id).items():
         if (taken := _take_columns(part, columns, f"{repo_id}, split {name}")) is not None:
             check_some_masks(taken.cast_column("mask", Image(decode=False))["mask"], labels)
             dataset[name] = taken
@@ -103,6 +98,28 @@ def load(
             dataset["train"] = train.select(sorted(set(range(len(train))) - set(held_out)))
             dataset["validation"] = train.select(held_out)
     return dataset, labels
+
+
+def open_repo(
+    repo_id: str,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    **tables: Any,
+) -> tuple[DatasetDict, tuple[str, str], Labels]:
+    """All splits as they are, the columns of images and masks, and the labels; no row is read. See `load`."""
+    if Path(repo_id).is_dir():
+        raise InputError(f"{repo_id} is a folder here: give dataset folder and data_dir {repo_id}, or rename it.")
+    commit = _find_commit(repo_id, revision)
+    parts = _download(repo_id, config, commit or revision)
+    features = next(iter(name_splits(parts, repo_id).values())).features
+    columns = find_columns(features, image_column, mask_column, repo_id)
+    files = _download_class_files(repo_id, revision)
+    told = files is not None and any((files / name).is_file() for name in FILES)
+    if tables["classes"] is None and tables["colors"] is None and not told:
+        tables["classes"] = find_class_names(features, repo_id)
+    return parts, columns, read_labels(files, **tables)
 
 
 # ---- what a data set says of itself ----
