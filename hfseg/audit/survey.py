@@ -61,13 +61,13 @@ def survey_folder(
     found = Survey(read_labels(root, **classes), [])
     by_stem = "{stem}" in mask_glob
     splits = SPLITS if "{split}" in image_glob else {"train": ("",)}
-    shared = _match(root, mask_glob, ("",), by_stem, found.issues) if "{split}" not in mask_glob else None
+    shared = _match(root, mask_glob, ("",), by_stem, found) if "{split}" not in mask_glob else None
     pairs: dict[str, list[tuple[str, str]]] = {}
     lonely: list[Sample] = []
     used: set[str] = set()
     for split, aliases in splits.items():
-        images = _match(root, image_glob, aliases, by_stem, found.issues)
-        masks = shared if shared is not None else _match(root, mask_glob, aliases, by_stem, found.issues)
+        images = _match(root, image_glob, aliases, by_stem, found)
+        masks = shared if shared is not None else _match(root, mask_glob, aliases, by_stem, found)
         pairs[split] = [(images[key], masks[key]) for key in sorted(images) if key in masks]
         used |= {mask for _, mask in pairs[split]}
         for path in (images[key] for key in sorted(images) if key not in masks):
@@ -87,17 +87,21 @@ def survey_folder(
         for split, part in pairs.items()
         for image, mask in part
     ]
-    known = {str(path) for sample in (*samples, *lonely) for path in (sample.image, sample.mask) if path}
+    samples += [*lonely, *found.samples]
+    known = {str(path) for sample in samples for path in (sample.image, sample.mask) if path}
     image_top, mask_top = (root / _fixed_part(template) for template in (image_glob, mask_glob))
-    found.samples = samples + lonely + _list_rest(root, image_top, mask_top, known, found)
+    found.samples = samples + _list_rest(root, image_top, mask_top, known, found)
     return found
 
 
-def _match(root: Path, template: str, aliases: Sequence[str], by_stem: bool, issues: list[Issue]) -> dict[Any, str]:
+def _match(root: Path, template: str, aliases: Sequence[str], by_stem: bool, found: Survey) -> dict[Any, str]:
+    """What pairs -> path; a second file of one name is a sample by itself, and read as an image."""
     files: dict[Any, str] = {}
-    for key, path in folder.match_files(root, template, aliases, by_stem):
+    for key, path in sorted(folder.match_files(root, template, aliases, by_stem), key=lambda pair: pair[1]):
         if key in files:
-            issues.append(Issue(_relative(path, root), "same_name", f"as {_relative(files[key], root)}"))
+            name = _relative(path, root)
+            found.issues.append(Issue(name, "same_name", f"as {_relative(files[key], root)}"))
+            found.samples = [*found.samples, Sample(name, image=path)]
         else:
             files[key] = path
     return files
