@@ -48,7 +48,7 @@ def find_duplicates(
     used = [i for i, grey in enumerate(greys) if grey is not None]
     if len(used) < 2:
         return []
-    stack = np.stack([greys[i] for i in used]).astype(np.float32)  # type: ignore[arg-type]
+    stack = np.stack([grey for grey in greys if grey is not None]).astype(np.float32)
     bits, patterns = compute_hashes(stack), _standardise(stack)
     flipped = stack[:, :, ::-1]
     mirrored_bits, mirrored_patterns = compute_hashes(flipped), _standardise(flipped)

@@ -100,7 +100,7 @@ def _check_format(image: Image.Image, source: Any, name: str, found: Finding) ->
 
 def _check_channels(image: Image.Image, name: str, found: Finding) -> None:
     mode = image.mode
-    deep = any(";16" in str(tile[3]) for tile in image.tile)
+    deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     if mode in ("I", "F") or mode.startswith("I;16") or deep:
         found.issues.append(Issue(name, "16_bit", f"mode {mode}" if not deep else f"mode {mode}, 16 bits in the file"))
     if mode == "CMYK":

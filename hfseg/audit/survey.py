@@ -128,10 +128,10 @@ def _list_rest(root: Path, image_top: Path, mask_top: Path, known: set[str], fou
     masks = {_stem_below(path, mask_top): path for path in (_walk(mask_top, known, root, found) if two_tops else ())}
     samples = []
     for stem in sorted(images.keys() | masks.keys()):
-        paths = [str(part[stem]) if stem in part else None for part in (images, masks)]
-        names = [_relative(path, root) if path else "" for path in paths]
+        image, mask = (str(part[stem]) if stem in part else None for part in (images, masks))
+        names = [_relative(path, root) if path else "" for path in (image, mask)]
         found.issues += [Issue(name, "in_no_split", "no template takes it") for name in names if name]
-        samples.append(Sample(names[0] or names[1], *paths, mask_name=names[1]))
+        samples.append(Sample(names[0] or names[1], image, mask, mask_name=names[1]))
     return samples
 
 
@@ -212,23 +212,22 @@ def survey_cityscapes(data_dir: Any, *, label_files: str) -> Survey:
     image_end, mask_end = cityscapes.IMAGE_END, cityscapes.MASK_END.format(label_files)
     splits = {name: split for split, name in cityscapes.SPLITS.items()} | {"test": "test"}
     images, masks = (
-        {f"{p.parts[-3]}/{p.parts[-2]}/{p.name.removesuffix(end)}": p for p in (root / top).glob(f"*/*/*{end}")}
+        {f"{p.parts[-3]}/{p.parts[-2]}/{p.name.removesuffix(end)}": str(p) for p in (root / top).glob(f"*/*/*{end}")}
         for top, end in (("leftImg8bit", image_end), ("gtFine", mask_end))
     )
     samples = []
     for key in sorted(images.keys() | masks.keys()):
         image, mask = images.get(key), masks.get(key)
         split = splits.get(key.split("/")[0])
-        name = _relative(str(image or mask), root)
+        name = _relative(image or mask or "", root)
         if mask is None and split != "test":
             found.issues.append(Issue(name, "no_mask", f"gtFine/{key}{mask_end}"))
         if image is None:
             found.issues.append(Issue(name, "no_image", f"leftImg8bit/{key}{image_end}"))
         if split is None:
             found.issues.append(Issue(name, "in_no_split", "train and val are read"))
-        paths = [str(path) if path else None for path in (image, mask)]
-        mask_name = _relative(str(mask), root) if mask else ""
-        samples.append(Sample(name, *paths, split=split, mask_name=mask_name, labelled=split != "test"))
+        mask_name = _relative(mask, root) if mask else ""
+        samples.append(Sample(name, image, mask, split, mask_name, labelled=split != "test"))
     if not samples:
         raise InputError(f"{root / 'leftImg8bit'} holds no <split>/<city>/*{image_end}. {cityscapes.WHERE}")
     found.samples = samples
@@ -242,7 +241,7 @@ SURVEYS: dict[str, Callable[..., Survey]] = {
 }
 
 
-def _relative(path: str, root: Path) -> str:
+def _relative(path: str | Path, root: Path) -> str:
     return os.path.relpath(path, root).replace(os.sep, "/")
 
 
