@@ -17,7 +17,7 @@ from hfseg.hub import CHECKPOINT_BRANCH, HubRepo, PushError, describe_best
 
 logger = logging.getLogger(__name__)
 
-MAX_WAITING = 4  # bundles that wait on disk; a Hub slower than this gets the newest ones
+SPARE_BUNDLES = 4  # with room for fewer than so many on the disk, the oldest that waits gives way
 
 
 @dataclass
@@ -32,8 +32,9 @@ class Push:
 class PushQueue:
     """Sends bundles to the Hub in their order, each as a commit, while training goes on.
 
-    A bundle is set aside by hard links, which takes a millisecond and stays as it is when `best/` is replaced. One
-    that can't be sent in all tries gives way to the newest. Checkpoints go when no bundle waits, the newest only.
+    A bundle is set aside by hard links, which takes a millisecond and stays as it is when `best/` is replaced. None is
+    left out, but where one can't be sent in all tries, or the disk is nearly full: then the newest goes on. Checkpoints
+    go when no bundle waits, the newest only.
 
     >>> with PushQueue(repo, "runs/pets") as queue:
     ...     queue.push(Path("runs/pets/best"), "Epoch 3, ...")
@@ -68,7 +69,7 @@ class PushQueue:
         push = Push(self._set_aside(folder), message)
         with self._changed:
             self._bundles.append(push)
-            while len(self._bundles) > MAX_WAITING:
+            while len(self._bundles) > 1 and self._is_short_of_disk(push.folder):
                 self._leave_out(self._bundles.popleft())
         self._wake()
 
@@ -142,8 +143,12 @@ class PushQueue:
             while len(self._bundles) > 1:
                 self._leave_out(self._bundles.popleft())
 
+    def _is_short_of_disk(self, bundle: Path) -> bool:
+        size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+        return shutil.disk_usage(self.folder).free < SPARE_BUNDLES * size
+
     def _leave_out(self, push: Push) -> None:
-        logger.warning(f"The Hub is too slow: a newer bundle takes the place of {push.message!r}")
+        logger.warning(f"Not pushed, since newer bundles wait and the Hub or the disk allows no more: {push.message}")
         shutil.rmtree(push.folder, ignore_errors=True)
 
     def _set_aside(self, folder: Path) -> Path:

@@ -12,7 +12,7 @@ from PIL import Image
 from hfseg.audit.sample import Issue, Sample
 from hfseg.data import cityscapes, find_loader, folder, pets
 from hfseg.data.classes import read_labels
-from hfseg.data.splits import SPLITS
+from hfseg.data.splits import SPLITS, draw_held_out
 from hfseg.errors import InputError
 from hfseg.images import IMAGE_SUFFIXES
 from hfseg.labels import Labels
@@ -68,51 +68,50 @@ def survey_folder(
     for split, aliases in splits.items():
         images = _match(root, image_glob, aliases, by_stem, found)
         masks = shared if shared is not None else _match(root, mask_glob, aliases, by_stem, found)
-        pairs[split] = [(images[key], masks[key]) for key in sorted(images) if key in masks]
+        pairs[split] = [(images[key], masks[key]) for key in images if key in masks]
         used |= {mask for _, mask in pairs[split]}
-        for path in (images[key] for key in sorted(images) if key not in masks):
-            found.issues.append(Issue(_relative(path, root), "no_mask", f"looked for in {mask_glob}"))
-            lonely.append(Sample(_relative(path, root), image=path, split=split))
+        for name in (images[key] for key in images if key not in masks):
+            found.issues.append(Issue(name, "no_mask", f"looked for in {mask_glob}"))
+            lonely.append(Sample(name, image=str(root / name), split=split))
         if shared is None:
             lonely += _lone_masks(sorted(set(masks.values()) - used), root, image_glob, split, found.issues)
     if shared is not None:
         lonely += _lone_masks(sorted(set(shared.values()) - used), root, image_glob, None, found.issues)
-    pairs = {split: part for split, part in pairs.items() if part}
-    if not pairs and not lonely:
+    if not any(pairs.values()) and not lonely:
         folder.list_pairs(root, image_glob, mask_glob)  # which says what is needed
-    if "train" in pairs and "validation" not in pairs:
-        pairs = folder.hold_out(pairs, validation_fraction, split_seed)
-    samples = [
-        Sample(_relative(image, root), image, mask, split, _relative(mask, root))
-        for split, part in pairs.items()
-        for image, mask in part
-    ]
+    held_out: set[int] = set()
+    if not pairs.get("validation"):
+        held_out = set(draw_held_out(len(pairs["train"]), validation_fraction, split_seed))
+    samples = []
+    for split, part in pairs.items():
+        for i, (image, mask) in enumerate(part):
+            name = "validation" if split == "train" and i in held_out else split
+            samples.append(Sample(image, str(root / image), str(root / mask), name, mask))
     samples += [*lonely, *found.samples]
-    known = {str(path) for sample in samples for path in (sample.image, sample.mask) if path}
+    known = {path for sample in samples for path in (sample.image, sample.mask) if path}
     image_top, mask_top = (root / _fixed_part(template) for template in (image_glob, mask_glob))
     found.samples = samples + _list_rest(root, image_top, mask_top, known, found)
     return found
 
 
-def _match(root: Path, template: str, aliases: Sequence[str], by_stem: bool, found: Survey) -> dict[Any, str]:
-    """What pairs -> path; a second file of one name is a sample by itself, and read as an image."""
-    files: dict[Any, str] = {}
-    for key, path in sorted(folder.match_files(root, template, aliases, by_stem), key=lambda pair: pair[1]):
+def _match(root: Path, template: str, aliases: Sequence[str], by_stem: bool, found: Survey) -> dict[str, str]:
+    """What pairs -> path below the root; a second file of one name is a sample by itself, and read as an image."""
+    files: dict[str, str] = {}
+    table = folder.match_files(root, template, aliases, by_stem).sort_by([("key", "ascending"), ("path", "ascending")])
+    for key, name in zip(table["key"].to_pylist(), table["path"].to_pylist()):
         if key in files:
-            name = _relative(path, root)
-            found.issues.append(Issue(name, "same_name", f"as {_relative(files[key], root)}"))
-            found.samples = [*found.samples, Sample(name, image=path)]
+            found.issues.append(Issue(name, "same_name", f"as {files[key]}"))
+            found.samples = [*found.samples, Sample(name, image=str(root / name))]
         else:
-            files[key] = path
+            files[key] = name
     return files
 
 
 def _lone_masks(
-    paths: Sequence[str], root: Path, image_glob: str, split: str | None, issues: list[Issue]
+    names: Sequence[str], root: Path, image_glob: str, split: str | None, issues: list[Issue]
 ) -> list[Sample]:
-    names = [_relative(path, root) for path in paths]
     issues += [Issue(name, "no_image", f"looked for in {image_glob}") for name in names]
-    return [Sample(name, mask=path, split=split, mask_name=name) for name, path in zip(names, paths)]
+    return [Sample(name, mask=str(root / name), split=split, mask_name=name) for name in names]
 
 
 def _fixed_part(template: str) -> str:

@@ -218,7 +218,7 @@ def prepare(dataset: Dataset, transform: SegTransform) -> Dataset:
         transform: applied as rows are read.
     """
     if "sample_index" not in dataset.column_names:
-        dataset = dataset.add_column("sample_index", list(range(len(dataset))))
+        dataset = dataset.add_column("sample_index", np.arange(len(dataset)))
     dataset = dataset.select_columns(["image", "mask", "sample_index"])
     for name in ("image", "mask"):
         dataset = dataset.cast_column(name, ImageFeature(decode=False))  # hfseg.images decodes, and names bad files

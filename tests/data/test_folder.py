@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +312,12 @@ def test_unpaired_files_are_named(tree: Path) -> None:
 def test_masks_of_a_split_without_images_are_named(tree: Path) -> None:
     (tree / "images" / "test").rename(tree / "elsewhere")
     assert "Masks without an image: masks/test/g.png" in load_error(tree)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_text_is_told(tree: Path) -> None:
+    os.rename(tree / "images" / "train" / "a.jpg", os.fsencode(tree / "images" / "train") + b"/\xff.jpg")
+    assert "is not UTF-8" in load_error(tree)
 
 
 def test_two_files_of_one_name_are_told(tree: Path) -> None:

@@ -1,0 +1,46 @@
+"""The queue by itself; with the genuine client it is tested in test_hub.py and test_pushes.py."""
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hfseg import push_queue
+from hfseg.push_queue import PushQueue
+
+
+class SlowRepo:
+    """Notes what is pushed, once the gate is open."""
+
+    repo_id = "user/m"
+
+    def __init__(self) -> None:
+        self.gate, self.messages = threading.Event(), list[str]()
+
+    def push(self, folder: Path, message: str, branch: str) -> str:
+        assert self.gate.wait(30)
+        assert (folder / "metrics.json").read_text() == message, "the bundle as it was when it was handed over"
+        self.messages.append(message)
+        return f"commit{len(self.messages)}"
+
+
+@pytest.mark.parametrize("free", [10**9, 0])
+def test_bundles_give_way_only_when_the_disk_is_nearly_full(
+    free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push_queue.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    repo: Any = SlowRepo()
+    metrics = tmp_path / "best" / "metrics.json"
+    metrics.parent.mkdir()
+    with PushQueue(repo, tmp_path) as queue:
+        for number in range(20):
+            metrics.unlink(missing_ok=True)
+            metrics.write_text(f"best {number}")
+            queue.push(metrics.parent, f"best {number}")
+        repo.gate.set()
+    numbers = [int(message.removeprefix("best ")) for message in repo.messages]
+    assert numbers == sorted(numbers) and numbers[-1] == 19
+    assert numbers == list(range(20)) if free else len(numbers) <= 2  # the first may be under way already
+    assert queue.failure is None and queue.commit == f"commit{len(numbers)}" and not (tmp_path / ".hub").exists()
