@@ -45,6 +45,9 @@ class DataArguments:
     )
     boundary: Literal["class", "ignore"] | None = option("pets: the border is a class of its own, or ignored.")
     binary: bool | None = option("pets: two classes, the border counted as pet.")
+    on_bad_sample: Literal["stop", "skip"] = option(
+        "A sample that can't be used: stop, or skip (go on without it; more than 1 % of a split stops).", "stop"
+    )
     scale_jitter: list[float] | None = option("Augmentation: random scale between these two factors, as 0.5 2.0.")
     crop_size: list[int] | None = option("Augmentation: random crop of this height and width (or one number).")
     crop_max_class_share: float = option(
@@ -72,7 +75,7 @@ class DataArguments:
         names = [
             *("data_dir", "validation_fraction", "split_seed", "num_images", "classes", "colors", "ignore_values"),
             *("label_map", "reduce_zero_label", "image_glob", "mask_glob", "boundary", "binary"),
-            *("image_column", "mask_column", "dataset_config", "dataset_revision", "label_files"),
+            *("image_column", "mask_column", "dataset_config", "dataset_revision", "label_files", "on_bad_sample"),
         ]
         return {name: getattr(self, name) for name in names}
 

@@ -14,6 +14,7 @@ from hfseg.bundle import Bundle, read_bundle
 from hfseg.callbacks import EvaluationBar
 from hfseg.checkpoints import write_json
 from hfseg.data import find_split, limit, load
+from hfseg.data.bad_samples import BadSamples
 from hfseg.data.transforms import SegTransform, build_processor, prepare
 from hfseg.errors import InputError
 from hfseg.labels import Labels
@@ -70,9 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainer = SegTrainer(bundle.model, args, processing_class=processor, callbacks=[EvaluationBar()])
     for stock in (StockProgressCallback, PrinterCallback):
         trainer.remove_callback(stock)
-    trainer.evaluate(prepare(part, SegTransform(labels, processor, resolution=eval_args.resolution)))
+    bad = BadSamples(data_args.on_bad_sample, {eval_args.split: part})
+    transform = SegTransform(labels, processor, resolution=eval_args.resolution)
+    trainer.evaluate(prepare(part, bad.guard(transform, eval_args.split)))
+    bad.share(args.device)
     if not args.should_save:
         return 0
+    bad.report()
 
     # ---- table, metrics.json, picture ----
     result = trainer.eval_metric.compute()
@@ -85,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     output_dir = Path(str(args.output_dir))
     write_json(output_dir / "metrics.json", result | about)
-    draw_predictions(Segmenter(Bundle(bundle.model, processor)), part, labels, output_dir / "predictions.png")
+    rows = bad.usable(eval_args.split)
+    draw_predictions(Segmenter(Bundle(bundle.model, processor)), rows, labels, output_dir / "predictions.png")
     print(table(result, about))
     print(f"\nwritten to {output_dir / 'metrics.json'} and predictions.png beside it")
     return 0

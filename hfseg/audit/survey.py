@@ -44,12 +44,13 @@ def survey(dataset: str, options: Mapping[str, Any]) -> Survey:
     Raises:
         InputError: what is no data set at all: an unknown name, no such folder, no classes.
     """
-    loader, given = find_loader(dataset, options)
+    loader, given = find_loader(dataset, {**options, "on_bad_sample": None})
     if dataset not in SURVEYS:
         from hfseg.audit.rows import survey_rows
 
         return survey_rows(dataset, given)
     defaults = {name: p.default for name, p in inspect.signature(loader).parameters.items()}
+    defaults.pop("on_bad_sample", None)
     return SURVEYS[dataset](**{**defaults, **given})
 
 

@@ -19,8 +19,9 @@ DATASETS: dict[str, Callable[..., tuple[DatasetDict, Labels]]] = {
     "synthetic": synthetic.load,
 }
 
-# A recipe may hold these whatever the data set: where its splits are fixed, there is nothing to hold out.
-SPLIT_OPTIONS = ("validation_fraction", "split_seed")
+# A recipe may hold these whatever the data set: where its splits are fixed, there is nothing to hold out, and where
+# no masks are read while loading, nothing bad to meet.
+COMMON_OPTIONS = ("validation_fraction", "split_seed", "on_bad_sample")
 
 
 def load(name: str, **options: Any) -> tuple[DatasetDict, Labels]:
@@ -46,7 +47,7 @@ def find_loader(name: str, options: Mapping[str, Any]) -> tuple[Callable[..., An
     allowed = list(inspect.signature(loader).parameters)
     given = {key: value for key, value in options.items() if value is not None}
     for key in [key for key in given if key not in allowed]:
-        if key not in SPLIT_OPTIONS:
+        if key not in COMMON_OPTIONS:
             raise InputError(
                 f"The data set {name} has no option {key}; it has {', '.join(allowed)}. Leave {key} out."
                 f"{_near(key, allowed)}"

@@ -40,6 +40,7 @@ def load(
     mask_glob: str | None = None,
     validation_fraction: float = 0.1,
     split_seed: int = 0,
+    on_bad_sample: str = "stop",
 ) -> tuple[DatasetDict, Labels]:
     """Pairs the files of a folder, and reads a few masks; the others are checked as samples are read.
 
@@ -55,6 +56,7 @@ def load(
             "img/{split}/*/*_rgb.png" and "gt/{split}/*/*_ids.png". Default: masks/{split}/{stem}.*
         validation_fraction: share of train that is held out where there is no validation split, 0 to 1.
         split_seed: another seed holds out other images.
+        on_bad_sample: see `hfseg.data.classes.check_some_masks`.
 
     Returns:
         The splits there are with `image` and `mask`, in the order of the names, and the labels.
@@ -81,7 +83,7 @@ def load(
     for split, table in pairs.items():
         columns = {name: pc.binary_join_element_wise(f"{root}{os.sep}", table[name], "") for name in ("image", "mask")}
         dataset[split] = Dataset.from_dict(columns, features=FEATURES)
-        check_some_masks(dataset[split].cast_column("mask", Image(decode=False))["mask"], labels)
+        check_some_masks(dataset[split].cast_column("mask", Image(decode=False))["mask"], labels, on_bad_sample)
     return dataset, labels
 
 

@@ -49,6 +49,7 @@ def load(
     reduce_zero_label: bool = False,
     validation_fraction: float = 0.1,
     split_seed: int = 0,
+    on_bad_sample: str = "stop",
 ) -> tuple[DatasetDict, Labels]:
     """Downloads a data set through `datasets.load_dataset`, which keeps it in its cache, and reads a few masks.
 
@@ -63,6 +64,7 @@ def load(
         classes, colors, ignore_values, label_map, reduce_zero_label: see `hfseg.data.classes.read_labels`.
         validation_fraction: share of train that is held out where there is no validation split, 0 to 1.
         split_seed: another seed holds out other images.
+        on_bad_sample: see `hfseg.data.classes.check_some_masks`.
 
     Returns:
         The splits there are of train, validation and test (val, dev, ... are known) with `image` and `mask`, and the
@@ -89,7 +91,7 @@ def load(
     dataset = DatasetDict()
     for name, part in name_splits(parts, repo_id).items():
         if (taken := _take_columns(part, columns, f"{repo_id}, split {name}")) is not None:
-            check_some_masks(taken.cast_column("mask", Image(decode=False))["mask"], labels)
+            check_some_masks(taken.cast_column("mask", Image(decode=False))["mask"], labels, on_bad_sample)
             dataset[name] = taken
     if "train" in dataset and "validation" not in dataset:
         train = dataset["train"]
