@@ -102,8 +102,8 @@ def recipe_defaults(bundle: Bundle, argv: Sequence[str]) -> dict[str, Any]:
     recipe = bundle.recipe
     names = ["validation_fraction", "split_seed"]
     data = DataArguments()
-    given = [argv[i + 1] for i, token in enumerate(argv[:-1]) if token == "--dataset"]
-    given += [token.partition("=")[2] for token in argv if token.startswith("--dataset=")]
+    given = [argv[i + 1] for i, word in enumerate(argv[:-1]) if word == "--dataset"]
+    given += [word.partition("=")[2] for word in argv if word.startswith("--dataset=")]
     if not given or given[-1] == recipe.get("dataset", data.dataset):
         names = ["dataset", "max_eval_samples", *data.loader_options()]
     return {name: recipe[name] for name in names if name in recipe}

@@ -75,7 +75,7 @@ def launch(topology: "Topology", recipe_argv: Sequence[str]) -> int:
     command += [str(Path(__file__).with_name("train.py")), *recipe_argv, *topology.script]
     environment = os.environ | ({"HF_TOKEN": token} if token else {})
     # A group of its own: of one process, accelerate passes no signal on, and would leave it behind.
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603  our own command, no shell
     previous = {
         number: signal.signal(number, lambda received, frame: os.killpg(process.pid, received))
         for number in (signal.SIGINT, signal.SIGTERM)

@@ -12,6 +12,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, DownloadConfig, DownloadManager, Features, Image
 from filelock import FileLock
 
+from hfseg.data.archives import unpack_tar
 from hfseg.errors import InputError
 from hfseg.labels import IGNORE_INDEX, Labels
 
@@ -207,8 +208,8 @@ def _fetch(url: str, md5: str) -> Path:
                     f"{url} has the MD5 sum {found}, expected {md5}: a damaged download or another file. It was "
                     "deleted; try again, or download it by hand and give data_dir."
                 )
-            manager.download_config.force_extract = True
-            done.write_text(manager.extract(str(archive)), encoding="utf-8")
+            folder = unpack_tar(archive, archive.with_name(f"{archive.name}.unpacked.d"))
+            done.write_text(str(folder), encoding="utf-8")
     return Path(done.read_text(encoding="utf-8"))
 
 
