@@ -1,11 +1,13 @@
 """What a recipe says of its data."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hfseg.errors import InputError
+from hfseg.strict_json import parse_json
+
+LONGEST_SIDE = 16384  # of what a model is fed, in pixels: more is a slip of the finger
 
 
 def option(help: str, default: Any = None) -> Any:
@@ -83,18 +85,17 @@ class DataArguments:
 def _height_width(name: str, value: Sequence[int] | None) -> Any:
     if value is None:
         return None
-    if len(value) not in (1, 2) or min(value) < 1:
-        raise InputError(f"{name} is {list(value)}; give [height, width] or one number, in pixels.")
+    if len(value) not in (1, 2) or min(value) < 1 or max(value) > LONGEST_SIDE:
+        raise InputError(
+            f"{name} is {list(value)}; give [height, width] or one number, in pixels, {LONGEST_SIDE} at most."
+        )
     return (value[0], value[-1])
 
 
 def _json_table(name: str, value: str | None) -> Any:
     if value is None:
         return None
-    try:
-        table = json.loads(value)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{name} is not valid JSON ({error}): {value!r}.") from None
+    table = parse_json(value, name)
     if not isinstance(table, dict):
         raise InputError(f'{name} is {value!r}; give a JSON object, as {{"7": 0, "8": 255}}.')
     return table

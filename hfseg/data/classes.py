@@ -1,6 +1,5 @@
 """What a data set says about its classes: classes.txt, id2label.json, colors.json, and the recipe's options."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from hfseg.errors import InputError, near_names
 from hfseg.images import describe, read_mask
 from hfseg.labels import IGNORE_INDEX, Color, Labels
+from hfseg.strict_json import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -199,10 +199,7 @@ def _read_text(path: Path) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not valid JSON: {error}.") from None
+    table = parse_json(_read_text(path), path)
     if not isinstance(table, dict):
         raise InputError(f"{path} must hold a JSON object, but holds a {type(table).__name__}.")
     return table
