@@ -7,7 +7,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import bad_files
 import numpy as np
 import pytest
 import torch
@@ -20,6 +19,7 @@ from hfseg.data.transforms import SegTransform, build_processor
 from hfseg.labels import Labels
 from hfseg.logs import show_errors
 from hfseg.models import build
+from tests import bad_files
 
 LABELS = Labels(["ground", "thing"])
 SECONDS = 60

@@ -18,7 +18,7 @@ from hfseg.errors import InputError
 logger = logging.getLogger(__name__)
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-# What comes of a checkpoint that is not what it says: its config is a stranger's data, and can break anything in a model.
+# What comes of a checkpoint that is not what it says: a stranger wrote its config, which can break anything in a model.
 UNLOADABLE = (
     *(OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError, StrictDataclassError),
     *(TypeError, KeyError, AttributeError, ImportError),
