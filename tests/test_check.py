@@ -10,10 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datasets import Dataset, DatasetDict, Features
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from hfseg import check
 from hfseg.audit.sample import KINDS
+from hfseg.audit.survey import survey
+from hfseg.data import hub_dataset, load
+from hfseg.labels import Labels
 from hfseg.logs import show_errors
 
 SIZE = (48, 40)  # width, height
@@ -294,6 +299,43 @@ def test_cityscapes(tmp_path: Path) -> None:
 def test_drawn_data_is_clean(tmp_path: Path) -> None:
     result = run(tmp_path, "synthetic", "--num_images", 12, code=0)
     assert result["splits"] == {"train": 12, "validation": 1, "test": 1}
+
+
+def test_rows_of_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row without image or mask, bytes that are no picture, a split of another name: found, not stumbled over."""
+
+    def rows(count: int, start: int, **changes: Any) -> Dataset:
+        columns: dict[str, list[Any]] = {"picture": [], "label": []}
+        for seed in range(start, start + count):
+            for name, image in zip(columns, draw_pair(seed)):
+                buffer = io.BytesIO()
+                image.save(buffer, "PNG")
+                columns[name].append({"bytes": buffer.getvalue(), "path": None})
+        for name, value in changes.items():
+            columns[name][1] = value
+        return Dataset.from_dict(columns, features=Features({name: ImageFeature() for name in columns}))
+
+    broken = {"bytes": b"no picture", "path": "b.png"}
+    parts = DatasetDict(train=rows(20, 0, picture=None), test=rows(3, 30, label=broken), extra=rows(2, 60))
+    opened = (parts, ("picture", "label"), Labels(["ground", "thing"]))
+    monkeypatch.setattr(hub_dataset, "open_repo", lambda *_, **__: opened)
+    result = run(tmp_path, "user/data", "--validation_fraction", 0.2, code=1)
+    assert result["splits"] == {"train": 16, "validation": 4, "test": 3, "no split": 2}
+    assert pairs_of(result) == {
+        ("train, row 1", "no_image"),
+        ("test, row 1, mask b.png", "unreadable"),
+        ("extra", "in_no_split"),
+    }
+
+
+def test_splits_are_those_of_training(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "data", train=20, test=3)
+    options = {"data_dir": str(folder), "validation_fraction": 0.2, "split_seed": 3}
+    loaded = load("folder", **options)[0]
+    for split, part in loaded.items():
+        paths = [row["path"] for row in part.cast_column("image", ImageFeature(decode=False))["image"]]
+        listed = [sample.image for sample in survey("folder", options).samples if sample.split == split]
+        assert listed == paths and len(listed) == {"train": 16, "validation": 4, "test": 3}[split]
 
 
 @pytest.mark.parametrize(
