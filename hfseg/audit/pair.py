@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 
 from hfseg.audit.sample import Issue, Sample
 from hfseg.errors import InputError
-from hfseg.images import UNREADABLE, explain, open_image, read_image, read_mask
+from hfseg.images import UNREADABLE, describe, explain, open_image, read_image, read_mask
 from hfseg.labels import IGNORE_INDEX, Labels
 
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
@@ -119,6 +119,8 @@ def _to_grey(image: Image.Image) -> np.ndarray:
         image = Image.fromarray(read_image(image))
     else:
         image.draft("L", (64, 64))
+        if image.mode in ("RGB", "L") and (factor := min(image.size) // 128) > 1:
+            image = image.reduce(factor)  # much faster than the filter below, of which 17 pixels are left
     scale = round(width / image.width) or 1
     box = (0.0, 0.0, min(width / scale, image.width), min(height / scale, image.height))  # without the padded edge
     small = image if image.mode == "L" else image.convert("RGB").convert("L")
@@ -203,7 +205,9 @@ def _count_values(raw: np.ndarray) -> list[tuple[int, int]]:
     """(raw value, or a colour as one number; pixels)"""
     if raw.ndim == 3:
         raw = raw.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
-    if raw.dtype in (np.uint8, np.uint16):
+    if raw.dtype == np.uint8:  # ten times as fast as bincount
+        return [(value, count) for value, count in enumerate(Image.fromarray(raw).histogram()) if count]
+    if raw.dtype == np.uint16:
         counts = np.bincount(raw.ravel())
         return [(int(value), int(counts[value])) for value in np.flatnonzero(counts)]
     return [(int(value), int(count)) for value, count in zip(*np.unique(raw, return_counts=True))]
@@ -246,6 +250,7 @@ def _read_turn(image: Image.Image) -> int:
 # ---- words ----
 def _to_issue(source: Any, name: str, error: BaseException) -> Issue:
     text = str(error) if isinstance(error, InputError) else explain(source, error)
+    text = text.removeprefix(describe(source)).lstrip(": ")  # the file is named in a column of its own
     kinds = {"0 bytes": "empty", "truncated": "truncated", "pixels that are read": "too_large"}
     return Issue(name, next((kind for words, kind in kinds.items() if words in text.lower()), "unreadable"), text)
 

@@ -162,7 +162,7 @@ def _walk(top: Path, known: set[str], root: Path, found: Survey) -> Iterator[Pat
             elif Path(here) != root:
                 others.append(_relative(path, root))
     if others:
-        found.notes.append(f"{len(others)} files are no pictures and are not looked at: {_some(others)}")
+        found.notes.append(f"Not looked at, since they are no pictures: {len(others)} files ({_some(others)}).")
 
 
 # ---- Oxford-IIIT Pet ----
@@ -200,7 +200,9 @@ def survey_pets(data_dir: Any, *, validation_fraction: float, split_seed: int, b
             found.issues.append(Issue(sample.name, "in_no_split", "in neither trainval.txt nor test.txt"))
     others = sorted(p.name for p in images.iterdir() if p.suffix != ".jpg" and not p.name.startswith("."))
     if others:
-        found.notes.append(f"{len(others)} other files in {images.name}/ are not looked at: {_some(others)}")
+        found.notes.append(
+            f"Not looked at, since they are no .jpg: {len(others)} files in {images.name}/ ({_some(others)})."
+        )
     found.samples = samples
     return found
 
