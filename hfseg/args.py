@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import textwrap
 from collections.abc import Sequence
@@ -14,9 +15,23 @@ from transformers import HfArgumentParser, TrainingArguments
 from hfseg.data_args import DataArguments, option
 from hfseg.errors import InputError, near_names
 from hfseg.hub_args import HUB_KEYS, HubArguments
+from hfseg.losses import LOSSES
+from hfseg.strict_json import parse_json
 
 # Keys that belong to one run on one machine: a saved recipe runs again without them.
 RUN_ONLY_KEYS = ("output_dir", "overwrite", "resume_from_checkpoint", "local_rank", *HUB_KEYS)
+
+# Values that transformers takes, and that end in a traceback or in nonsense.
+LOWEST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "dataloader_num_workers": 0,
+    "learning_rate": 0,
+    "num_train_epochs": 0,
+    "weight_decay": 0,
+    "seed": 0,
+}
 
 
 @dataclass
@@ -92,6 +107,11 @@ class SegTrainingArguments(HubArguments, TrainingArguments):
             raise InputError(f"eval_every_epochs is {self.eval_every_epochs}; give 1 or more.")
         if self.lr_gamma is not None and not 0 < self.lr_gamma <= 1:
             raise InputError(f"lr_gamma is {self.lr_gamma}; give a factor above 0 and up to 1.")
+        if self.loss not in LOSSES:
+            raise InputError(f"loss is {self.loss!r}; allowed are {', '.join(LOSSES)}.")
+        for name, lowest in LOWEST.items():
+            if not lowest <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; give a number of {lowest} or more.")
         super().__post_init__()
         # One process drives one device; several are started by accelerate, never by torch.nn.DataParallel.
         self._n_gpu = min(self.n_gpu, 1)
@@ -124,8 +144,8 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         there = sorted(str(p) for p in path.parent.glob("*.json")) if path.parent.is_dir() else []
         raise InputError(f"There is no recipe {path}.{near_names(str(path), there)}")
     try:
-        recipe = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        recipe = parse_json(path.read_text(encoding="utf-8"), path)
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(recipe, dict):
         raise InputError(f"{path} holds a {type(recipe).__name__}; a recipe is one JSON object of keys and values.")
@@ -165,7 +185,8 @@ def parse(
     _check_names([*recipe, *overrides], parser.key_names())
     merged = {k: v for k, v in {**recipe, **overrides}.items() if v is not None and v != ["none"] and v != ["null"]}
     namespace, rest = parser.parse_known_args([token for k, v in merged.items() for token in _tokens(k, v)])
-    assert not rest, f"tokens left over: {rest}"
+    if rest:
+        raise InputError(f"{', '.join(rest[:8])}: more values than an option takes. Give one value where no list is.")
     objects = []
     for dtype in parser.dataclass_types:
         try:

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import validate_repo_id
-from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BaseImageProcessor, PreTrainedModel
 from transformers.utils import cached_file
 
@@ -27,6 +26,8 @@ from hfseg.errors import InputError
 from hfseg.files import flush, write_whole
 from hfseg.hub_errors import describe_hub_error
 from hfseg.labels import Labels, class_names
+from hfseg.models.state_dicts import UNLOADABLE
+from hfseg.strict_json import parse_json
 
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -136,7 +137,7 @@ def read_bundle(
         processor = AutoImageProcessor.from_pretrained(source, **options)
     except InputError:
         raise
-    except (OSError, ValueError, RuntimeError, SafetensorError, HTTPError) as error:
+    except (*UNLOADABLE, HTTPError) as error:
         reason = describe_hub_error(error, str(source), revision) if not Path(source).is_dir() else None
         if reason is None:
             reason = f"{source} can't be loaded as a segmentation model: {' '.join(str(error).split())}"
@@ -171,7 +172,12 @@ def read_metrics(folder: str | Path) -> dict[str, Any]:
 
 def _read_json(source: str | Path, name: str, revision: str | None, token: str | None) -> dict[str, Any]:
     path = _find(source, name, revision, token)
-    return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    if path is None:
+        return {}
+    table = parse_json(Path(path).read_text(encoding="utf-8", errors="replace"), f"{source}: {name}")
+    if not isinstance(table, dict):
+        raise InputError(f"{source}: {name} holds a {type(table).__name__}, not a JSON object. Remove it.")
+    return table
 
 
 def _find(source: str | Path, name: str, revision: str | None, token: str | None) -> str | None:

@@ -17,6 +17,7 @@ from transformers.trainer_utils import has_length
 from hfseg.bundle import read_metrics, recover_bundle, write_bundle
 from hfseg.card import RunRecord, build_card
 from hfseg.card_text import log_rows
+from hfseg.data.bad_samples import BadSamples
 from hfseg.files import write_whole
 from hfseg.logs import FILE_LOGGER
 from hfseg.pictures import draw_curves, to_png
@@ -46,6 +47,19 @@ class EpochCallback(TrainerCallback):
             return
         epoch, last = round(state.epoch), state.global_step >= state.max_steps
         control.should_evaluate = last or epoch % args.eval_every_epochs == 0
+
+
+class BadSampleCallback(TrainerCallback):
+    """Shares among the processes which samples were left out, before anything else is done with an evaluation."""
+
+    def __init__(self, bad: BadSamples) -> None:
+        self.bad = bad
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.bad.share(args.device)
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.bad.share(args.device)
 
 
 class BestBundleCallback(TrainerCallback):

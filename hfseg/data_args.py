@@ -1,11 +1,13 @@
 """What a recipe says of its data."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hfseg.errors import InputError
+from hfseg.strict_json import parse_json
+
+LONGEST_SIDE = 16384  # of what a model is fed, in pixels: more is a slip of the finger
 
 
 def option(help: str, default: Any = None) -> Any:
@@ -45,6 +47,9 @@ class DataArguments:
     )
     boundary: Literal["class", "ignore"] | None = option("pets: the border is a class of its own, or ignored.")
     binary: bool | None = option("pets: two classes, the border counted as pet.")
+    on_bad_sample: Literal["stop", "skip"] = option(
+        "A sample that can't be used: stop, or skip (go on without it; more than 1 % of a split stops).", "stop"
+    )
     scale_jitter: list[float] | None = option("Augmentation: random scale between these two factors, as 0.5 2.0.")
     crop_size: list[int] | None = option("Augmentation: random crop of this height and width (or one number).")
     crop_max_class_share: float = option(
@@ -72,7 +77,7 @@ class DataArguments:
         names = [
             *("data_dir", "validation_fraction", "split_seed", "num_images", "classes", "colors", "ignore_values"),
             *("label_map", "reduce_zero_label", "image_glob", "mask_glob", "boundary", "binary"),
-            *("image_column", "mask_column", "dataset_config", "dataset_revision", "label_files"),
+            *("image_column", "mask_column", "dataset_config", "dataset_revision", "label_files", "on_bad_sample"),
         ]
         return {name: getattr(self, name) for name in names}
 
@@ -80,18 +85,17 @@ class DataArguments:
 def _height_width(name: str, value: Sequence[int] | None) -> Any:
     if value is None:
         return None
-    if len(value) not in (1, 2) or min(value) < 1:
-        raise InputError(f"{name} is {list(value)}; give [height, width] or one number, in pixels.")
+    if len(value) not in (1, 2) or min(value) < 1 or max(value) > LONGEST_SIDE:
+        raise InputError(
+            f"{name} is {list(value)}; give [height, width] or one number, in pixels, {LONGEST_SIDE} at most."
+        )
     return (value[0], value[-1])
 
 
 def _json_table(name: str, value: str | None) -> Any:
     if value is None:
         return None
-    try:
-        table = json.loads(value)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{name} is not valid JSON ({error}): {value!r}.") from None
+    table = parse_json(value, name)
     if not isinstance(table, dict):
         raise InputError(f'{name} is {value!r}; give a JSON object, as {{"7": 0, "8": 255}}.')
     return table

@@ -42,8 +42,12 @@ class Stopped(RunError):
 
 
 def first_line(error: BaseException) -> str:
-    """The message of an InputError, also of one that a DataLoader worker wrapped in its traceback."""
-    return str(error).rsplit("InputError: ", 1)[-1].strip()
+    """The message of an InputError, also of one that a DataLoader worker wrapped in its traceback.
+
+    Line breaks and control characters, which a file's name may hold, are written as escapes.
+    """
+    text = str(error).rsplit("InputError: ", 1)[-1].strip()
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def near_names(name: str, allowed: list[str] | tuple[str, ...]) -> str:

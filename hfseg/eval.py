@@ -14,6 +14,7 @@ from hfseg.bundle import Bundle, read_bundle
 from hfseg.callbacks import EvaluationBar
 from hfseg.checkpoints import write_json
 from hfseg.data import find_split, limit, load
+from hfseg.data.bad_samples import BadSamples
 from hfseg.data.transforms import SegTransform, build_processor, prepare
 from hfseg.errors import InputError
 from hfseg.labels import Labels
@@ -70,9 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainer = SegTrainer(bundle.model, args, processing_class=processor, callbacks=[EvaluationBar()])
     for stock in (StockProgressCallback, PrinterCallback):
         trainer.remove_callback(stock)
-    trainer.evaluate(prepare(part, SegTransform(labels, processor, resolution=eval_args.resolution)))
+    bad = BadSamples(data_args.on_bad_sample, {eval_args.split: part})
+    transform = SegTransform(labels, processor, resolution=eval_args.resolution)
+    trainer.evaluate(prepare(part, bad.guard(transform, eval_args.split)))
+    bad.share(args.device)
     if not args.should_save:
         return 0
+    bad.report()
 
     # ---- table, metrics.json, picture ----
     result = trainer.eval_metric.compute()
@@ -85,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     output_dir = Path(str(args.output_dir))
     write_json(output_dir / "metrics.json", result | about)
-    draw_predictions(Segmenter(Bundle(bundle.model, processor)), part, labels, output_dir / "predictions.png")
+    rows = bad.usable(eval_args.split)
+    draw_predictions(Segmenter(Bundle(bundle.model, processor)), rows, labels, output_dir / "predictions.png")
     print(table(result, about))
     print(f"\nwritten to {output_dir / 'metrics.json'} and predictions.png beside it")
     return 0
@@ -96,8 +102,8 @@ def recipe_defaults(bundle: Bundle, argv: Sequence[str]) -> dict[str, Any]:
     recipe = bundle.recipe
     names = ["validation_fraction", "split_seed"]
     data = DataArguments()
-    given = [argv[i + 1] for i, token in enumerate(argv[:-1]) if token == "--dataset"]
-    given += [token.partition("=")[2] for token in argv if token.startswith("--dataset=")]
+    given = [argv[i + 1] for i, word in enumerate(argv[:-1]) if word == "--dataset"]
+    given += [word.partition("=")[2] for word in argv if word.startswith("--dataset=")]
     if not given or given[-1] == recipe.get("dataset", data.dataset):
         names = ["dataset", "max_eval_samples", *data.loader_options()]
     return {name: recipe[name] for name in names if name in recipe}

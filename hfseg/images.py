@@ -15,11 +15,35 @@ from hfseg.errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
+# What is decoded, whatever a file's name says: Pillow would hand others, such as EPS, to programs of the machine.
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
 # What Pillow raises for a file that is no image, damaged, cut short, or absurdly large.
 UNREADABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
+
+
+def open_image(source: Any) -> Image.Image:
+    """Opens a file without decoding it: its format, mode and size are known then.
+
+    Args:
+        source: a path, bytes, a file object, or what `datasets` gives undecoded.
+
+    Raises:
+        InputError: more pixels than `PIL.Image.MAX_IMAGE_PIXELS` (89 million), where Pillow only warns: a small file
+            may claim any size, and would fill the memory.
+        UNREADABLE: no picture of a known format.
+    """
+    image = Image.open(_to_file(source), formats=FORMATS)
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        image.close()
+        raise InputError(
+            f"{describe(source)} has {image.width} x {image.height} pixels, more than the {Image.MAX_IMAGE_PIXELS} "
+            "pixels that are read. Replace it, or cut it into tiles."
+        )
+    return image
 
 
 def describe(source: Any) -> str:
@@ -171,12 +195,12 @@ def _decode(source: Any, what: str) -> Image.Image:
             return _turn_upright(source)
         if isinstance(source, np.ndarray):
             return Image.fromarray(_check_image_array(source))
-        with Image.open(_to_file(source)) as image:
+        with open_image(source) as image:
             return _turn_upright(image)
     except InputError:
         raise
     except UNREADABLE as error:
-        problem = f"{describe(source)} can't be read as {what}: {_reason(source, error)}"
+        problem = f"{describe(source)} can't be read as {what}: {explain(source, error)}"
         raise InputError(f"{problem}. Replace it, or leave it out.") from error
 
 
@@ -199,11 +223,12 @@ def _is_turned(source: Any) -> bool:
     """Whether the EXIF orientation of an image file swaps its height and width."""
     if source is None or isinstance(source, np.ndarray | Image.Image):
         return False
-    with Image.open(_to_file(source)) as image:
+    with open_image(source) as image:
         return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
 
 
-def _reason(source: Any, error: BaseException) -> str:
+def explain(source: Any, error: BaseException) -> str:
+    """Why one of `UNREADABLE` came, in words."""
     file = source.get("bytes") or source.get("path") if isinstance(source, dict) else source
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
@@ -213,6 +238,8 @@ def _reason(source: Any, error: BaseException) -> str:
         return "it is empty (0 bytes)"
     if isinstance(error, UnidentifiedImageError):
         return "it is no picture of a known format"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than the {Image.MAX_IMAGE_PIXELS} pixels that are read"
     return " ".join(str(error).split()) or type(error).__name__
 
 

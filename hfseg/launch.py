@@ -82,7 +82,7 @@ def launch(topology: "Topology", recipe_argv: Sequence[str]) -> int:
         code_file = Path(folder) / "exit_code"
         environment[EXIT_CODE_FILE] = str(code_file)
         # A group of its own: the trainers get each signal once, from here. On Linux it ends when this process does.
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603  our own command, no shell
             command, env=environment, start_new_session=True, preexec_fn=die_with_parent(os.getpid())
         )
         previous = {

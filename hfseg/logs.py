@@ -70,6 +70,7 @@ def start_log(args: Any = None) -> None:
     # Remarks that a user of this package can't act on.
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # hfseg.images refuses such a picture
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)  # "mtime may not be reliable"
     import datasets
     import transformers

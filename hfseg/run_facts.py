@@ -67,7 +67,9 @@ def read_commit() -> str | None:
 
     def git(*words: str) -> str | None:
         try:
-            result = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10)
+            # Fixed words, no shell; which git is the user's own choice.
+            command = ["git", "-C", str(here), *words]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=10)  # noqa: S603
         except (OSError, subprocess.TimeoutExpired):
             return None
         return result.stdout.strip() if result.returncode == 0 else None

@@ -21,6 +21,7 @@ from hfseg.metrics import predict_ids
 from hfseg.plots import plot_predictions
 
 URL_TIMEOUT = 30  # seconds
+MAX_DOWNLOAD = 256 * 2**20  # bytes of a picture from an address
 
 
 @dataclass
@@ -172,12 +173,16 @@ def to_pixels(image: Any) -> np.ndarray:
 
 
 def _download(address: str) -> bytes:
-    request = urllib.request.Request(address, headers={"User-Agent": f"hfseg/{hfseg.__version__}"})
+    # Only http and https come here (`to_pixels`), and urllib follows no redirect to a file: S310 is satisfied.
+    request = urllib.request.Request(address, headers={"User-Agent": f"hfseg/{hfseg.__version__}"})  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as response:
-            return response.read()
+        with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as response:  # noqa: S310
+            content = response.read(MAX_DOWNLOAD + 1)
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise InputError(f"{address} can't be fetched: {' '.join(str(error).split())}. Correct the address.") from error
+    if len(content) > MAX_DOWNLOAD:
+        raise InputError(f"{address} is larger than {MAX_DOWNLOAD // 2**20} MB. Fetch it yourself, and give the file.")
+    return content
 
 
 def draw_predictions(segmenter: Segmenter, dataset: Any, labels: Labels, path: str | Path, num_images: int = 4) -> None:

@@ -16,11 +16,12 @@ from transformers.trainer_callback import ProgressCallback as StockProgressCallb
 
 from hfseg.args import DataArguments, SegTrainingArguments, parse
 from hfseg.bundle import read_bundle
-from hfseg.callbacks import BestBundleCallback, EpochCallback, ProgressCallback
+from hfseg.callbacks import BadSampleCallback, BestBundleCallback, EpochCallback, ProgressCallback
 from hfseg.card import RunRecord
 from hfseg.checkpoints import find_checkpoint, prepare_output_dir, reload_weights, unwrap, write_json
 from hfseg.data import limit, load
 from hfseg.data.augment import Augmentation
+from hfseg.data.bad_samples import BadSamples
 from hfseg.data.transforms import SegTransform, build_processor, class_pixels, prepare
 from hfseg.errors import InputError
 from hfseg.failures import explain_failures
@@ -77,8 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     train_transform = SegTransform(labels, processor, train=True, augmentation=augmentation, seed=args.seed)
     eval_transform = SegTransform(labels, processor, resolution=args.eval_resolution)
-    train_set = prepare(dataset["train"], train_transform)
-    validation_set = prepare(dataset["validation"], eval_transform)
+    bad = BadSamples(data_args.on_bad_sample, dataset)
+    train_set = prepare(dataset["train"], bad.guard(train_transform, "train"))
+    validation_set = prepare(dataset["validation"], bad.guard(eval_transform, "validation"))
 
     # ---- model ----
     model = build(
@@ -90,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         aux_loss=model_args.aux_loss,
         head_dropout=model_args.head_dropout,
     )
-    weights = class_weights(args.class_weights, labels, prepare(dataset["train"], eval_transform))
+    weights = class_weights(args.class_weights, labels, prepare(dataset["train"], bad.guard(eval_transform, "train")))
 
     # ---- training ----
     record = RunRecord(
@@ -105,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     pushes = repo is not None and args.push_best and args.process_index == 0
     queue = PushQueue(repo, args.output_dir) if repo is not None and pushes else None
     publish = queue.push_bundle if queue is not None else None
-    best = BestBundleCallback(recipe, record, SampleSheet(dataset["validation"], labels), publish)
+    best = BestBundleCallback(recipe, record, SampleSheet(bad.usable("validation"), labels), publish)
     trainer = SegTrainer(
         model,
         args,
@@ -116,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         processing_class=processor,
         callbacks=[
             EpochCallback(train_transform.set_epoch),
+            BadSampleCallback(bad),
             best,
             ProgressCallback(),
             *([CheckpointPushCallback(queue)] if args.push_best and args.hub_checkpoints else []),
@@ -124,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     best.trainer = trainer
     for stock in (StockProgressCallback, PrinterCallback):
         trainer.remove_callback(stock)
-    trainer.add_callback(PredictionPictures(trainer, dataset["validation"], labels))
+    trainer.add_callback(PredictionPictures(trainer, bad.usable("validation"), labels))
     start = time.perf_counter()
     kind = trainer.accelerator.distributed_type.value
     fed = ("crop_size", data_args.crop_size) if data_args.crop_size else ("image_size", image_size)
@@ -140,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.info(f"trained in {record.seconds:.0f} s on {args.world_size} x {args.device.type} ({kind})")
 
         # ---- best model -> test metrics, pictures, the last words of its card ----
-        tests = report_best(trainer, recipe, dataset, labels, eval_transform)
+        tests = report_best(trainer, recipe, dataset, labels, eval_transform, bad)
         finish_trackers(args)
         if args.should_save:
             finish_bundle(Path(args.output_dir) / "best", trainer, record, tests, queue)
@@ -208,7 +211,12 @@ def class_weights(given: Sequence[str] | None, labels: Labels, train_set: Any) -
 
 
 def report_best(
-    trainer: SegTrainer, recipe: dict[str, Any], dataset: DatasetDict, labels: Labels, transform: SegTransform
+    trainer: SegTrainer,
+    recipe: dict[str, Any],
+    dataset: DatasetDict,
+    labels: Labels,
+    transform: SegTransform,
+    bad: BadSamples,
 ) -> list[dict[str, Any]]:
     """Tests the best model at both sizes, draws its curves and predictions, and says where it lies."""
     args: Any = trainer.args
@@ -226,18 +234,19 @@ def report_best(
     split = "test" if len(dataset.get("test", ())) else "validation"
     reload_weights(unwrap(trainer.model), best)
     trainer.remove_callback(BestBundleCallback)
-    metrics = trainer.evaluate(prepare(dataset[split], transform), metric_key_prefix="test")
+    metrics = trainer.evaluate(prepare(dataset[split], bad.guard(transform, split)), metric_key_prefix="test")
     about = {"split": split, "num_images": len(dataset[split])}
     tests = [{**about, "resolution": args.eval_resolution, **trainer.eval_metric.compute()}]
     other: Any = "native" if args.eval_resolution == "input" else "input"
     other_transform = SegTransform(labels, trainer.processing_class, resolution=other)
-    trainer.evaluate(prepare(dataset[split], other_transform), metric_key_prefix=f"test_{other}")
+    trainer.evaluate(prepare(dataset[split], bad.guard(other_transform, split)), metric_key_prefix=f"test_{other}")
     tests.append({**about, "resolution": other, **trainer.eval_metric.compute()})
     if not args.should_save:
         return tests
+    bad.report()
     write_json(output_dir / "test_metrics.json", tests[0])
     picture = output_dir / "predictions.png"
-    draw_predictions(Segmenter(read_bundle(best)), dataset[split], labels, picture)
+    draw_predictions(Segmenter(read_bundle(best)), bad.usable(split), labels, picture)
     save_figure(output_dir / "curves.png", plot_log(trainer.state.log_history))
     summary = f"{split} mIoU {metrics['test_mean_iou']:.4f} of the best model, compared at {args.eval_resolution} size"
     logging.getLogger(FILE_LOGGER).info(summary)

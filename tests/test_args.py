@@ -1,10 +1,11 @@
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfseg.args import (
@@ -133,11 +134,27 @@ def test_every_option_of_ours_has_a_help_text() -> None:
     st.dictionaries(st.text(max_size=8), st.none() | st.booleans() | st.integers() | st.text(max_size=8), max_size=4)
 )
 def test_any_json_object_parses_or_gets_one_line(recipe: dict) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         try:
             parse([write_recipe(Path(folder), **recipe)], (DataArguments, ModelArguments))
+        except InputError as error:
+            assert str(error)
+
+
+KEYS = sorted(set(RecipeParser(DataArguments, ModelArguments, SegTrainingArguments).key_names()) - {"output_dir"})
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**6), 10**20) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=40)
+@given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=3))
+def test_any_value_of_any_key_parses_or_gets_one_line(recipe: dict) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            parse([write_recipe(Path(folder), **recipe), "--use_cpu", "true", "--output_dir", folder])
         except InputError as error:
             assert str(error)
 

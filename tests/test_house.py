@@ -14,7 +14,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 
 # A module may import those of its own floor and of the floors before it; data and models share one, but not each other.
 FLOORS = [
-    {"errors", "labels", "files", "manifest", "workers"},
+    {"errors", "labels", "files", "manifest", "sharded", "strict_json", "workers"},
     {"images", "losses", "metrics", "mean_iou", "roc", "plots", "logs", "hub_errors", "card_text", "pictures"},
     {"data", "models"},
     {"bundle"},
@@ -24,7 +24,10 @@ FLOORS = [
         *("failures", "global_batch"),
     },
     {"args", "data_args", "hub_args"},
-    {"train", "eval", "predict", "launch", "elastic", "topology", "catalog", "push", "publish", "study", "report"},
+    {
+        *("train", "eval", "predict", "launch", "elastic", "topology", "catalog", "push", "publish", "study", "report"),
+        *("audit", "check"),
+    },
     {"cli"},
 ]
 SELF_CONTAINED = ("models/torchvision_seg.py", "models/timm_seg.py")  # they travel to the Hub with their weights

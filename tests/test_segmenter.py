@@ -135,3 +135,10 @@ def test_the_pipeline_gives_what_hfseg_predict_writes(
 def test_an_image_that_is_none_gets_one_line(segmenter: Segmenter, image: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         segmenter(image)
+
+
+def test_a_download_has_a_limit(segmenter: Segmenter, tmp_path: Path, server: str, monkeypatch: Any) -> None:
+    Image.fromarray(photo()).save(tmp_path / "photo.png")
+    monkeypatch.setattr("hfseg.segmenter.MAX_DOWNLOAD", 2**10)
+    with pytest.raises(InputError, match="larger than 0 MB"):
+        segmenter(f"{server}/photo.png")

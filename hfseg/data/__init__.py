@@ -1,7 +1,7 @@
 """Data sets by name. A loader gives the splits with `image` and `mask`, and the labels that read the masks."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,8 +19,9 @@ DATASETS: dict[str, Callable[..., tuple[DatasetDict, Labels]]] = {
     "synthetic": synthetic.load,
 }
 
-# A recipe may hold these whatever the data set: where its splits are fixed, there is nothing to hold out.
-SPLIT_OPTIONS = ("validation_fraction", "split_seed")
+# A recipe may hold these whatever the data set: where its splits are fixed, there is nothing to hold out, and where
+# no masks are read while loading, nothing bad to meet.
+COMMON_OPTIONS = ("validation_fraction", "split_seed", "on_bad_sample")
 
 
 def load(name: str, **options: Any) -> tuple[DatasetDict, Labels]:
@@ -36,17 +37,23 @@ def load(name: str, **options: Any) -> tuple[DatasetDict, Labels]:
     Raises:
         InputError: an unknown name, an option that this data set doesn't have, or what its loader raises.
     """
+    loader, given = find_loader(name, options)
+    return loader(**given)
+
+
+def find_loader(name: str, options: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The loader of a data set and those of the options that it is given; for both see `load`."""
     loader = _find_loader(name)
     allowed = list(inspect.signature(loader).parameters)
     given = {key: value for key, value in options.items() if value is not None}
     for key in [key for key in given if key not in allowed]:
-        if key not in SPLIT_OPTIONS:
+        if key not in COMMON_OPTIONS:
             raise InputError(
                 f"The data set {name} has no option {key}; it has {', '.join(allowed)}. Leave {key} out."
                 f"{_near(key, allowed)}"
             )
         del given[key]
-    return loader(**given)
+    return loader, given
 
 
 def find_split(dataset: DatasetDict, split: str) -> Dataset:

@@ -36,6 +36,7 @@ CLASSES = (
 )
 NUM_RAW_IDS = 34
 SPLITS = {"train": "train", "validation": "val"}
+IMAGE_END, MASK_END = "_leftImg8bit.png", "_gtFine_{}.png"
 WHERE = (
     "Register and accept the licence at www.cityscapes-dataset.com, unpack leftImg8bit_trainvaltest.zip and "
     "gtFine_trainvaltest.zip into one folder, and give it as data_dir."
@@ -57,6 +58,13 @@ def load(
     Raises:
         InputError: no data_dir, a folder missing, or an image without its label file or the reverse.
     """
+    root, labels = find_root(data_dir, label_files), build_labels(label_files)
+    logger.info("cityscapes: the test images have no public labels; validation is what can be measured here")
+    return DatasetDict({name: _load_split(root, split, label_files) for name, split in SPLITS.items()}), labels
+
+
+def find_root(data_dir: str | os.PathLike[str] | None, label_files: str) -> Path:
+    """The folder with `leftImg8bit/` and `gtFine/`; see `load`."""
     if data_dir is None:
         raise InputError(f"cityscapes can't be downloaded without an account. {WHERE}")
     if label_files not in ("labelIds", "labelTrainIds"):
@@ -65,17 +73,20 @@ def load(
     for folder in ("leftImg8bit", "gtFine"):
         if not (root / folder).is_dir():
             raise InputError(f"data_dir {root} has no folder {folder}/. {WHERE}")
+    return root
+
+
+def build_labels(label_files: str) -> Labels:
+    """What the values of a kind of label file mean."""
     ids = None
     if label_files == "labelIds":
         ids = dict.fromkeys([*range(NUM_RAW_IDS), IGNORE_INDEX], IGNORE_INDEX)
         ids |= {raw: class_id for class_id, (_, _, raw) in enumerate(CLASSES)}
-    labels = Labels([name for name, _, _ in CLASSES], palette=[color for _, color, _ in CLASSES], ids=ids)
-    logger.info("cityscapes: the test images have no public labels; validation is what can be measured here")
-    return DatasetDict({name: _load_split(root, split, label_files) for name, split in SPLITS.items()}), labels
+    return Labels([name for name, _, _ in CLASSES], palette=[color for _, color, _ in CLASSES], ids=ids)
 
 
 def _load_split(root: Path, split: str, label_files: str) -> Dataset:
-    image_end, mask_end = "_leftImg8bit.png", f"_gtFine_{label_files}.png"
+    image_end, mask_end = IMAGE_END, MASK_END.format(label_files)
     images = {p.name.removesuffix(image_end): p for p in (root / "leftImg8bit" / split).glob(f"*/*{image_end}")}
     masks = {p.name.removesuffix(mask_end): p for p in (root / "gtFine" / split).glob(f"*/*{mask_end}")}
     if not images:

@@ -1,6 +1,5 @@
 """What a data set says about its classes: classes.txt, id2label.json, colors.json, and the recipe's options."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from hfseg.errors import InputError, near_names
 from hfseg.images import describe, read_mask
 from hfseg.labels import IGNORE_INDEX, Color, Labels
+from hfseg.strict_json import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -155,21 +155,30 @@ def _to_class_id(value: Any, names: Sequence[str], option: str) -> int:
     raise InputError(f"{option} names {value!r}, but the classes are {', '.join(names)}, and {IGNORE!r}.{near}")
 
 
-def check_some_masks(masks: Sequence[Any], labels: Labels) -> None:
+def check_some_masks(masks: Sequence[Any], labels: Labels, on_bad_sample: str = "stop") -> None:
     """Reads a few masks, so that a wrong table shows before a model is built.
 
     Args:
         masks: sources as `hfseg.images.read_mask` takes them; those between are not looked at.
         labels: read them.
+        on_bad_sample: skip tolerates bad masks among them, unless they are the most: then the table is wrong.
 
     Raises:
         InputError: a mask that can't be read, or holds a value that belongs to no class.
     """
     values: set[int] = set()
-    for i in np.linspace(0, len(masks) - 1, min(NUM_CHECKED_MASKS, len(masks))).astype(int):
+    num_bad = 0
+    picks = np.linspace(0, len(masks) - 1, min(NUM_CHECKED_MASKS, len(masks))).astype(int)
+    for i in picks:
         source = masks[int(i)]
-        raw = read_mask(source)
-        labels.encode(raw, describe(source))
+        try:
+            raw = read_mask(source)
+            labels.encode(raw, describe(source))
+        except InputError as error:
+            num_bad += 1
+            if on_bad_sample == "stop" or 2 * num_bad > len(picks):
+                raise InputError(f"{error} `hfseg check` lists all such files.") from error
+            continue
         values |= set(np.unique(raw).tolist()) if raw.ndim == 2 else {-1}
     if values == {0, IGNORE_INDEX} and labels.ids is None and labels.num_labels > 1:
         logger.warning(
@@ -190,10 +199,7 @@ def _read_text(path: Path) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not valid JSON: {error}.") from None
+    table = parse_json(_read_text(path), path)
     if not isinstance(table, dict):
         raise InputError(f"{path} must hold a JSON object, but holds a {type(table).__name__}.")
     return table

@@ -40,6 +40,7 @@ def load(
     mask_glob: str | None = None,
     validation_fraction: float = 0.1,
     split_seed: int = 0,
+    on_bad_sample: str = "stop",
 ) -> tuple[DatasetDict, Labels]:
     """Pairs the files of a folder, and reads a few masks; the others are checked as samples are read.
 
@@ -55,6 +56,7 @@ def load(
             "img/{split}/*/*_rgb.png" and "gt/{split}/*/*_ids.png". Default: masks/{split}/{stem}.*
         validation_fraction: share of train that is held out where there is no validation split, 0 to 1.
         split_seed: another seed holds out other images.
+        on_bad_sample: see `hfseg.data.classes.check_some_masks`.
 
     Returns:
         The splits there are with `image` and `mask`, in the order of the names, and the labels.
@@ -63,15 +65,9 @@ def load(
         InputError: no such folder, no classes, a split without images, images without mask or masks without image,
             two files of one name, a mask that can't be used.
     """
-    if data_dir is None:
-        raise InputError(f"The data set folder needs data_dir: a folder with {LAYOUT}.")
     if not 0 <= validation_fraction <= 1:
         raise InputError(f"validation_fraction is {validation_fraction}; it must lie between 0 and 1.")
-    if (image_glob is None) != (mask_glob is None):
-        raise InputError("image_glob and mask_glob belong together: give both or neither.")
-    root = Path(data_dir).expanduser().absolute()
-    if not root.is_dir():
-        raise InputError(f"data_dir {data_dir} is no folder. Give one with {LAYOUT}.")
+    root, image_glob, mask_glob = find_root(data_dir, image_glob, mask_glob)
     labels = read_labels(
         root,
         classes=classes,
@@ -80,15 +76,31 @@ def load(
         label_map=label_map,
         reduce_zero_label=reduce_zero_label,
     )
-    pairs = list_pairs(root, image_glob or IMAGE_GLOB, mask_glob or MASK_GLOB)
+    pairs = list_pairs(root, image_glob, mask_glob)
     if "train" in pairs and "validation" not in pairs:
         pairs = _hold_out(pairs, validation_fraction, split_seed)
     dataset = DatasetDict()
     for split, table in pairs.items():
         columns = {name: pc.binary_join_element_wise(f"{root}{os.sep}", table[name], "") for name in ("image", "mask")}
         dataset[split] = Dataset.from_dict(columns, features=FEATURES)
-        check_some_masks(dataset[split].cast_column("mask", Image(decode=False))["mask"], labels)
+        check_some_masks(dataset[split].cast_column("mask", Image(decode=False))["mask"], labels, on_bad_sample)
     return dataset, labels
+
+
+def find_root(
+    data_dir: str | os.PathLike[str] | None, image_glob: str | None, mask_glob: str | None
+) -> tuple[Path, str, str]:
+    """The folder and both templates, checked; see `load`."""
+    if data_dir is None:
+        raise InputError(f"The data set folder needs data_dir: a folder with {LAYOUT}.")
+    if (image_glob is None) != (mask_glob is None):
+        raise InputError("image_glob and mask_glob belong together: give both or neither.")
+    root = Path(data_dir).expanduser().absolute()
+    if not root.is_dir():
+        raise InputError(f"data_dir {data_dir} is no folder. Give one with {LAYOUT}.")
+    image_glob, mask_glob = image_glob or IMAGE_GLOB, mask_glob or MASK_GLOB
+    _check_templates(image_glob, mask_glob)
+    return root, image_glob, mask_glob
 
 
 def list_pairs(root: Path, image_glob: str, mask_glob: str) -> dict[str, pa.Table]:
@@ -96,7 +108,6 @@ def list_pairs(root: Path, image_glob: str, mask_glob: str) -> dict[str, pa.Tabl
 
     The paths stay in Arrow's memory, where one takes as many bytes as it has letters: 200,000 pairs fit into 30 MB.
     """
-    _check_templates(image_glob, mask_glob)
     by_stem = "{stem}" in mask_glob
     splits = SPLITS if "{split}" in image_glob else {"train": ("",)}
     pairs = {}
@@ -150,6 +161,17 @@ def _check_templates(image_glob: str, mask_glob: str) -> None:
 
 
 def _list_split(root: Path, template: str, aliases: Sequence[str], by_stem: bool) -> pa.Table:
+    """As `match_files`, whose keys must differ."""
+    files = match_files(root, template, aliases, by_stem)
+    if len(pc.unique(files["key"])) < len(files):
+        keys = files["key"].to_pylist()
+        i = next(i for i in range(1, len(keys)) if keys[i] == keys[i - 1])
+        first, second = (root / str(files["path"][k]) for k in (i - 1, i))
+        raise InputError(f"{first} and {second} have the same name: which is meant? Remove or rename one.")
+    return files
+
+
+def match_files(root: Path, template: str, aliases: Sequence[str], by_stem: bool) -> pa.Table:
     """`key`, which pairs an image with its mask, and `path`, under all folder names of a split; sorted by key."""
     suffix = rf"(?i)\.({'|'.join(s[1:] for s in IMAGE_SUFFIXES)})$"
     tables = []
@@ -170,13 +192,7 @@ def _list_split(root: Path, template: str, aliases: Sequence[str], by_stem: bool
         names = [groups.type.field(i).name for i in range(groups.type.num_fields)]
         keys = pc.binary_join_element_wise(*(pc.struct_field(groups, name) for name in names), "/")
         tables.append(pa.table({"key": keys, "path": paths}).drop_null())
-    files = pa.concat_tables(tables).sort_by("key")
-    if len(pc.unique(files["key"])) < len(files):
-        keys = files["key"].to_pylist()
-        i = next(i for i in range(1, len(keys)) if keys[i] == keys[i - 1])
-        first, second = (root / str(files["path"][k]) for k in (i - 1, i))
-        raise InputError(f"{first} and {second} have the same name: which is meant? Remove or rename one.")
-    return files
+    return pa.concat_tables(tables).sort_by("key")
 
 
 def _to_arrow(paths: Iterator[str]) -> pa.ChunkedArray:

@@ -49,6 +49,7 @@ def load(
     reduce_zero_label: bool = False,
     validation_fraction: float = 0.1,
     split_seed: int = 0,
+    on_bad_sample: str = "stop",
 ) -> tuple[DatasetDict, Labels]:
     """Downloads a data set through `datasets.load_dataset`, which keeps it in its cache, and reads a few masks.
 
@@ -63,6 +64,7 @@ def load(
         classes, colors, ignore_values, label_map, reduce_zero_label: see `hfseg.data.classes.read_labels`.
         validation_fraction: share of train that is held out where there is no validation split, 0 to 1.
         split_seed: another seed holds out other images.
+        on_bad_sample: see `hfseg.data.classes.check_some_masks`.
 
     Returns:
         The splits there are of train, validation and test (val, dev, ... are known) with `image` and `mask`, and the
@@ -74,17 +76,12 @@ def load(
     """
     if not 0 <= validation_fraction <= 1:
         raise InputError(f"validation_fraction is {validation_fraction}; it must lie between 0 and 1.")
-    if Path(repo_id).is_dir():
-        raise InputError(f"{repo_id} is a folder here: give dataset folder and data_dir {repo_id}, or rename it.")
-    commit = _find_commit(repo_id, dataset_revision)
-    splits = name_splits(_download(repo_id, dataset_config, commit or dataset_revision), repo_id)
-    features = next(iter(splits.values())).features
-    columns = find_columns(features, image_column, mask_column, repo_id)
-    files = _download_class_files(repo_id, dataset_revision)
-    if classes is None and colors is None and not (files and any((files / name).is_file() for name in FILES)):
-        classes = find_class_names(features, repo_id)
-    labels = read_labels(
-        files,
+    parts, columns, labels = open_repo(
+        repo_id,
+        image_column,
+        mask_column,
+        dataset_config,
+        dataset_revision,
         classes=classes,
         colors=colors,
         ignore_values=ignore_values,
@@ -92,9 +89,9 @@ def load(
         reduce_zero_label=reduce_zero_label,
     )
     dataset = DatasetDict()
-    for name, part in splits.items():
+    for name, part in name_splits(parts, repo_id).items():
         if (taken := _take_columns(part, columns, f"{repo_id}, split {name}")) is not None:
-            check_some_masks(taken.cast_column("mask", Image(decode=False))["mask"], labels)
+            check_some_masks(taken.cast_column("mask", Image(decode=False))["mask"], labels, on_bad_sample)
             dataset[name] = taken
     if "train" in dataset and "validation" not in dataset:
         train = dataset["train"]
@@ -103,6 +100,28 @@ def load(
             dataset["train"] = train.select(sorted(set(range(len(train))) - set(held_out)))
             dataset["validation"] = train.select(held_out)
     return dataset, labels
+
+
+def open_repo(
+    repo_id: str,
+    image_column: str | None = None,
+    mask_column: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    **tables: Any,
+) -> tuple[DatasetDict, tuple[str, str], Labels]:
+    """All splits as they are, the columns of images and masks, and the labels; no row is read. See `load`."""
+    if Path(repo_id).is_dir():
+        raise InputError(f"{repo_id} is a folder here: give dataset folder and data_dir {repo_id}, or rename it.")
+    commit = _find_commit(repo_id, revision)
+    parts = _download(repo_id, config, commit or revision)
+    features = next(iter(name_splits(parts, repo_id).values())).features
+    columns = find_columns(features, image_column, mask_column, repo_id)
+    files = _download_class_files(repo_id, revision)
+    told = files is not None and any((files / name).is_file() for name in FILES)
+    if tables["classes"] is None and tables["colors"] is None and not told:
+        tables["classes"] = find_class_names(features, repo_id)
+    return parts, columns, read_labels(files, **tables)
 
 
 # ---- what a data set says of itself ----

@@ -12,6 +12,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, DownloadConfig, DownloadManager, Features, Image
 from filelock import FileLock
 
+from hfseg.data.archives import unpack_tar
 from hfseg.errors import InputError
 from hfseg.labels import IGNORE_INDEX, Labels
 
@@ -74,7 +75,7 @@ def load(
     lists = {name: read_list(annotations / f"{name}.txt") for name in ("trainval", "test")}
     breeds = {entry.breed_id: entry.name.rpartition("_")[0] for entry in (*lists["trainval"], *lists["test"])}
     present = _keep_present(lists, images, annotations / "trimaps", partial=data_dir is not None)
-    held_out = _hold_out(present["trainval"], validation_fraction, split_seed)
+    held_out = hold_out(present["trainval"], validation_fraction, split_seed)
     parts = {
         "train": [entry for entry in present["trainval"] if entry not in held_out],
         "validation": [entry for entry in present["trainval"] if entry in held_out],
@@ -134,7 +135,7 @@ def read_list(path: Path) -> list[Entry]:
 
 def _keep_present(lists: dict[str, list[Entry]], images: Path, trimaps: Path, partial: bool) -> dict[str, list[Entry]]:
     """The entries whose files are there."""
-    image_names, mask_names = _list_stems(images, ".jpg"), _list_stems(trimaps, ".png")
+    image_names, mask_names = list_stems(images, ".jpg"), list_stems(trimaps, ".png")
     listed = [entry.name for entries in lists.values() for entry in entries]
     _check_partners([n for n in listed if n in image_names and n not in mask_names], images, ".jpg", trimaps, ".png")
     _check_partners([n for n in listed if n in mask_names and n not in image_names], trimaps, ".png", images, ".jpg")
@@ -150,7 +151,7 @@ def _keep_present(lists: dict[str, list[Entry]], images: Path, trimaps: Path, pa
     return present
 
 
-def _list_stems(folder: Path, suffix: str) -> set[str]:
+def list_stems(folder: Path, suffix: str) -> set[str]:
     return {name[: -len(suffix)] for name in os.listdir(folder) if name.endswith(suffix)}
 
 
@@ -163,7 +164,8 @@ def _check_partners(lonely: list[str], folder: Path, suffix: str, other: Path, o
         )
 
 
-def _hold_out(entries: list[Entry], fraction: float, seed: int) -> set[Entry]:
+def hold_out(entries: list[Entry], fraction: float, seed: int) -> set[Entry]:
+    """Those of the entries that are validation; see `load`."""
     rng = np.random.default_rng(seed)
     held_out: set[Entry] = set()
     for breed_id in sorted({entry.breed_id for entry in entries}):
@@ -206,8 +208,8 @@ def _fetch(url: str, md5: str) -> Path:
                     f"{url} has the MD5 sum {found}, expected {md5}: a damaged download or another file. It was "
                     "deleted; try again, or download it by hand and give data_dir."
                 )
-            manager.download_config.force_extract = True
-            done.write_text(manager.extract(str(archive)), encoding="utf-8")
+            folder = unpack_tar(archive, archive.with_name(f"{archive.name}.unpacked.d"))
+            done.write_text(str(folder), encoding="utf-8")
     return Path(done.read_text(encoding="utf-8"))
 
 

@@ -181,7 +181,7 @@ class SegTransform:
         image, mask = augment(image, mask, self.augmentation, rng, self.crop_size, self.fill)
         pixel_values = image.as_subclass(torch.Tensor)
         if not self.plain:
-            pixel_values = _call_processor(self.processor, pixel_values, describe(image_source))
+            pixel_values = call_processor(self.processor, pixel_values, describe(image_source))
             if self.resolution == "input":
                 mask = resize_mask(mask, pixel_values.shape[-2:])
         return pixel_values, mask.as_subclass(torch.Tensor)
@@ -281,7 +281,7 @@ def _check_processor(processor: ImageProcessor, plain: bool, augmentation: Augme
         )
 
 
-def _call_processor(processor: ImageProcessor, image: torch.Tensor, source: str) -> torch.Tensor:
+def call_processor(processor: ImageProcessor, image: torch.Tensor, source: str) -> torch.Tensor:
     """(3, H, W) uint8 to (3, h, w) float32 by the processor itself."""
     pixel_values = processor(images=[image], input_data_format="channels_first", return_tensors="pt")["pixel_values"]
     if pixel_values.ndim != 4 or pixel_values.shape[:2] != (1, 3):

@@ -113,6 +113,7 @@ def _builder(name: str) -> Callable[..., PreTrainedModel]:
 def normalization(name: str, *, trust_remote_code: bool = False) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation, of values in 0..1, that the model's usual weights expect; ImageNet's by default."""
     found: Any = None
+    _builder(name)  # an unknown name is told before anything is asked for on the network
     if name.startswith("timm/"):
         cfg = timm.get_pretrained_cfg(name.removeprefix("timm/"))
         found = (cfg.mean, cfg.std) if cfg is not None else None

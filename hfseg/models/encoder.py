@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from hfseg.errors import InputError
-from hfseg.models.state_dicts import WEIGHT_SUFFIXES, copy_weights, match_names, one_line, read_state_dict
+from hfseg.models.state_dicts import UNLOADABLE, WEIGHT_SUFFIXES, copy_weights, match_names, one_line, read_state_dict
 
 NO_NETWORK = "Without a network, give a file or folder that is already here, or --weights scratch."
 
@@ -94,7 +93,7 @@ def _read_checkpoint(model: PreTrainedModel, source: str, trust_remote_code: boo
             return _convert(model, source)
         # The bare network of another kind, such as the ConvNeXt for a UperNet over ConvNeXt.
         loaded = AutoModel.from_pretrained(source, dtype=torch.float32, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except UNLOADABLE as error:
         raise InputError(f"weights: {source} can't be loaded: {one_line(error)} {NO_NETWORK}") from error
     return loaded.state_dict()
 

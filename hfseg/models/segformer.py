@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -20,7 +19,7 @@ from transformers import (
 from hfseg.errors import InputError
 from hfseg.labels import IGNORE_INDEX, Labels
 from hfseg.models.encoder import NO_NETWORK, find_encoder, load_encoder
-from hfseg.models.state_dicts import one_line
+from hfseg.models.state_dicts import UNLOADABLE, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +93,7 @@ def build_checkpoint(name: str, labels: Labels, *, weights: str, trust_remote_co
         )
     except InputError:
         raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except UNLOADABLE as error:
         raise InputError(
             f"model: {name} can't be loaded as a semantic segmentation model: {one_line(error)} {NO_NETWORK}"
         ) from error
@@ -136,7 +135,7 @@ def checkpoint_normalization(name: str, trust_remote_code: bool = False) -> tupl
     """Mean and standard deviation of a checkpoint's own image processor, or None where it has none."""
     try:
         processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError):
+    except UNLOADABLE:
         return None
     if getattr(processor, "do_flip_channel_order", False):
         logger.warning(f"{name} was trained on BGR images and is fed RGB here; train all of it, not the head alone.")

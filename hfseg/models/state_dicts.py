@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -17,6 +18,11 @@ from hfseg.errors import InputError
 logger = logging.getLogger(__name__)
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+# What comes of a checkpoint that is not what it says: a stranger wrote its config, which can break anything in a model.
+UNLOADABLE = (
+    *(OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError, StrictDataclassError),
+    *(TypeError, KeyError, AttributeError, ImportError),
+)
 MAX_LINES = 20  # of keys that don't fit, in the log
 
 StateDict = Mapping[str, torch.Tensor]

@@ -104,14 +104,21 @@ def render_page(title: str, content: dict[str, Any], entries: Sequence[tuple[Ent
         content: tables, claims, paragraphs, notes, facts.
         entries: each figure with its inline SVG.
     """
-    template = files("hfseg.report").joinpath("page.html").read_text(encoding="utf-8")
+    # S704: the style is our own file; the figures are matplotlib's output, which escapes texts.
+    folder = files("hfseg.report")
+    template, style = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "page.css"))
     figures = [
-        {"entry": e, "svg": Markup(svg), "wide": e.figure.get_size_inches()[0] > 7}  # our own matplotlib's output
+        {"entry": e, "svg": Markup(svg), "wide": e.figure.get_size_inches()[0] > 7}  # noqa: S704
         for e, svg in entries
     ]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(
-        title=title, figures=figures, legend=LEGEND, version=hfseg.__version__, **content
+        title=title,
+        style=Markup(style),  # noqa: S704
+        figures=figures,
+        legend=LEGEND,
+        version=hfseg.__version__,
+        **content,
     )
 
 

@@ -72,7 +72,7 @@ def start(job: Job, launcher: Sequence[str] = ()) -> subprocess.Popen[bytes]:
     if job.run.recipe.get("report_to") and not job.run.recipe.get("run_name"):
         command += ["--run_name", f"{job.run.name}-seed{job.seed}"]
     with open(job.folder / CONSOLE, "ab") as console:
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603  our own command, no shell
             command,
             stdin=subprocess.DEVNULL,
             stdout=console,

@@ -216,3 +216,15 @@ print(facts.hub_id, facts.revision, sorted(facts.sizes))
 def test_a_card_can_name_the_commit_of_the_data(hub: LoopbackHub, tmp_path: Path) -> None:
     commit = hub.repos["dataset", "user/listed"].branches["main"]
     assert f"user/listed {commit} ['train'," in run(hub, tmp_path, "-c", DESCRIBE)
+
+
+def test_check_reads_every_row(hub: LoopbackHub, tmp_path: Path) -> None:
+    """The validation row of user/ade stands in train as well; the masks of its test split are withheld."""
+    command = ["-c", "import sys; from hfseg.cli import main; main(sys.argv[1:])", "check", "user/ade"]
+    run(hub, tmp_path / "home", *command, "--reduce_zero_label", "true", "--output_dir", str(tmp_path / "out"))
+    result = json.loads((tmp_path / "out" / "check.json").read_text())
+    assert result["splits"] == {"train": 4, "validation": 1, "test": 4} and result["num_files"] == 14
+    assert result["notes"] == ["The masks of the split test are withheld."]
+    leaks = {issue["file"] for issue in result["issues"] if issue["kind"] == "duplicate_across_splits"}
+    assert "validation, row 0, image" in leaks
+    assert sum(result["classes"]["pixels"]["validation"].values()) > 0
