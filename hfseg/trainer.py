@@ -12,7 +12,7 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer
 
 from hfseg.checkpoints import reload_weights, unwrap
 from hfseg.clock import Clock
-from hfseg.data.transforms import collate, normalize
+from hfseg.data.transforms import collate, finish_batch
 from hfseg.labels import IGNORE_INDEX, class_names
 from hfseg.losses import cross_entropy, upsample
 from hfseg.metrics import SegMetric, confusion_matrices, confusion_matrix, predict_ids
@@ -72,11 +72,8 @@ class SegTrainer(Trainer):
 
     # ---- batches ----
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Moves a batch to the device; uint8 images are normalised there, by the processor's own arithmetic."""
-        inputs = super()._prepare_inputs(inputs)
-        if inputs["pixel_values"].dtype == torch.uint8:
-            inputs["pixel_values"] = normalize(inputs["pixel_values"], self.processing_class)
-        return inputs
+        """Moves a batch to the device, where uint8 images are mirrored, coloured and normalised."""
+        return finish_batch(super()._prepare_inputs(inputs), self.processing_class)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor | None:
         """Valid pixels of all micro-batches and processes, at least 1 so that a fully ignored batch gives 0."""
