@@ -45,6 +45,10 @@ class DataArguments:
     )
     boundary: Literal["class", "ignore"] | None = option("pets: the border is a class of its own, or ignored.")
     binary: bool | None = option("pets: two classes, the border counted as pet.")
+    cache: Literal["none", "resized"] | None = option(
+        "resized: read and resize images once, into files of HF_DATASETS_CACHE; none: each time. Unset: resized, where "
+        "that takes at most 1 GiB and a tenth of the free disk."
+    )
     scale_jitter: list[float] | None = option("Augmentation: random scale between these two factors, as 0.5 2.0.")
     crop_size: list[int] | None = option("Augmentation: random crop of this height and width (or one number).")
     crop_max_class_share: float = option(

@@ -21,6 +21,7 @@ from hfseg.card import RunRecord
 from hfseg.checkpoints import find_checkpoint, prepare_output_dir, reload_weights, unwrap, write_json
 from hfseg.data import limit, load
 from hfseg.data.augment import Augmentation
+from hfseg.data.cache import is_cached, prepare_cached
 from hfseg.data.transforms import SegTransform, build_processor, class_pixels, prepare
 from hfseg.errors import InputError
 from hfseg.labels import Labels
@@ -71,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     train_transform = SegTransform(labels, processor, train=True, augmentation=augmentation, seed=args.seed)
     eval_transform = SegTransform(labels, processor, resolution=args.eval_resolution)
-    train_set = prepare(dataset["train"], train_transform)
-    validation_set = prepare(dataset["validation"], eval_transform)
+    with args.main_process_first(desc="resizing images"):
+        train_set = prepare_cached(dataset["train"], train_transform, data_args.cache)
+        validation_set = prepare_cached(dataset["validation"], eval_transform, data_args.cache)
 
     # ---- model ----
     model = build(
@@ -84,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         aux_loss=model_args.aux_loss,
         head_dropout=model_args.head_dropout,
     )
-    weights = class_weights(args.class_weights, labels, prepare(dataset["train"], eval_transform))
+    whole = prepare_cached(dataset["train"], eval_transform, "resized" if is_cached(train_set) else "none")
+    weights = class_weights(args.class_weights, labels, whole)
 
     # ---- training ----
     record = RunRecord(

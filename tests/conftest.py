@@ -1,9 +1,14 @@
-"""Where the real test images lie."""
+"""Where the real test images lie, and where caches go."""
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+
+# Before `datasets` is imported, which reads it once; processes that tests start get it too.
+_caches = TemporaryDirectory(prefix="hfseg_test_caches_", ignore_cleanup_errors=True)
+os.environ["HF_DATASETS_CACHE"] = _caches.name
 
 
 def _test_data(name: str) -> Path:

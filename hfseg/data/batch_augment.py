@@ -4,6 +4,8 @@ What is drawn is a function of the generator that is handed in, sample by sample
 and the same for a batch of one on a CPU and for any batch on a GPU: each operation rounds once, none is fused.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -139,7 +141,7 @@ def _column(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float32)).view(-1, 1, 1, 1).to(like.device, non_blocking=True)
 
 
-def _inside(changes: np.ndarray, size: tuple[int, int]) -> torch.Tensor | None:
+def _inside(changes: np.ndarray, size: Sequence[int]) -> torch.Tensor | None:
     """(B, 1, H, W) bool: where there is no padding; None where there is none at all."""
     height, width = size
     if (changes["height"] >= height).all() and (changes["width"] >= width).all():

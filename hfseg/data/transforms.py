@@ -138,7 +138,8 @@ class SegTransform:
         assert self.size is not None
         if self.augmentation.scale_jitter is None:
             return self.size
-        factor = rng.uniform(*self.augmentation.scale_jitter)
+        smallest, largest = self.augmentation.scale_jitter
+        factor = rng.uniform(smallest, largest)
         height, width = (max(round(side * factor), 1) for side in self.size)
         return height, width
 
@@ -180,15 +181,21 @@ def prepare(dataset: Dataset, transform: SegTransform) -> Dataset:
     """
     if "sample_index" not in dataset.column_names:
         dataset = dataset.add_column("sample_index", list(range(len(dataset))))
-    dataset = dataset.select_columns(["image", "mask", "sample_index"])
-    for name in ("image", "mask"):
-        dataset = dataset.cast_column(name, ImageFeature(decode=False))  # hfseg.images decodes, and names bad files
+    dataset = select_sources(dataset, "sample_index")
     dataset.set_transform(transform)
     return dataset
 
 
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Samples to a batch.
+def select_sources(dataset: Dataset, *others: str) -> Dataset:
+    """`image`, `mask` and other columns alone; pictures undecoded: hfseg.images decodes them, and names bad files."""
+    dataset = dataset.select_columns(["image", "mask", *others])
+    for name in ("image", "mask"):
+        dataset = dataset.cast_column(name, ImageFeature(decode=False))
+    return dataset
+
+
+def collate(samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
+    """Samples to a batch; a batch that a data set has made itself stays as it is.
 
     Returns:
         `pixel_values` (B, 3, H, W); `labels` (B, H, W) uint8, or a list of (H, W) where their sizes differ; and
@@ -197,6 +204,8 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Raises:
         InputError: images of different sizes.
     """
+    if isinstance(samples, dict):
+        return samples
     images, labels = ([sample[name] for sample in samples] for name in ("pixel_values", "labels"))
     if len(sizes := sorted({tuple(image.shape[-2:]) for image in images})) > 1:
         raise InputError(
@@ -204,7 +213,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "the image processor does not bring them to one. Set image_size, or use a batch size of 1."
         )
     one_size = len({mask.shape for mask in labels}) == 1
-    batch = {"pixel_values": torch.stack(images), "labels": torch.stack(labels) if one_size else labels}
+    batch: dict[str, Any] = {"pixel_values": torch.stack(images), "labels": torch.stack(labels) if one_size else labels}
     if "changes" in samples[0]:
         batch["changes"] = np.array([sample["changes"] for sample in samples], CHANGES)
     return batch

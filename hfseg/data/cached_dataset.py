@@ -1,0 +1,80 @@
+"""A data set whose images and masks lie ready as uint8 of one size: read by whole batches, at memory speed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from hfseg.data.batch_augment import CHANGES, draw_changes
+from hfseg.data.transforms import SegTransform, collate
+
+
+class CachedDataset(torch.utils.data.Dataset):
+    """Rows as `hfseg.data.transforms.prepare` gives them, the random part drawn anew each epoch.
+
+    Args:
+        rows: memory-mapped `image` (3 * H * W) and `mask` (H * W) uint8, at the transform's size.
+        transform: what is done with them.
+        sample_indices: (N,) what seeds the random changes of each sample, together with seed and epoch.
+    """
+
+    def __init__(self, rows: Dataset, transform: SegTransform, sample_indices: np.ndarray) -> None:
+        assert transform.size is not None and transform.augmentation.scale_jitter is None
+        self.rows, self.transform, self.sample_indices = rows, transform, sample_indices
+        self.size = transform.size
+        self._images = _map_column(rows, "image", (3, *self.size))
+        self._masks = _map_column(rows, "mask", self.size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker that is spawned: the file is mapped there anew."""
+        return {name: self.__dict__[name] for name in ("rows", "transform", "sample_indices")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return len(self.sample_indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One sample, as a row of `prepare` is."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        batch = self.__getitems__([index % len(self)])
+        return {name: column[0] for name, column in batch.items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
+        """A whole batch, which `collate` leaves as it is; DataLoader asks for it with the sampler's indices."""
+        images, masks = self._images.gather(indices), self._masks.gather(indices)
+        transform, numbers = self.transform, self.sample_indices[list(indices)]
+        if transform.crop_size is not None:
+            generators = map(transform.generator, numbers)
+            return collate([transform.vary(*sample) for sample in zip(images, masks, generators)])
+        batch: dict[str, Any] = {"pixel_values": images, "labels": masks}
+        augmentation = transform.augmentation
+        if augmentation.changes_batches:
+            options = self.size, augmentation.horizontal_flip, augmentation.photometric_distortion
+            batch["changes"] = np.array([draw_changes(transform.generator(n), *options) for n in numbers], CHANGES)
+        return batch
+
+
+class _Column:
+    """Samples of one shape in several blocks of memory: the record batches of an Arrow file."""
+
+    def __init__(self, blocks: list[np.ndarray], shape: tuple[int, ...]) -> None:
+        self.blocks, self.shape = blocks, shape
+        self.starts = np.cumsum([0, *(len(block) for block in blocks)])
+
+    def gather(self, indices: Sequence[int]) -> torch.Tensor:
+        """(B, *shape) uint8, copied."""
+        out = np.empty((len(indices), *self.shape), np.uint8)
+        blocks = np.searchsorted(self.starts, indices, side="right") - 1
+        for row, index, block in zip(out, indices, blocks):
+            row[...] = self.blocks[block][index - self.starts[block]]
+        return torch.from_numpy(out)
+
+
+def _map_column(rows: Dataset, name: str, shape: tuple[int, ...]) -> _Column:
+    chunks = rows.data.column(name).chunks
+    return _Column([chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, *shape) for chunk in chunks], shape)
