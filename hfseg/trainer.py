@@ -12,7 +12,8 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer
 
 from hfseg.checkpoints import reload_weights, unwrap
 from hfseg.clock import Clock
-from hfseg.data.transforms import collate, finish_batch
+from hfseg.data.transforms import collate
+from hfseg.inputs import InputTrainer
 from hfseg.labels import IGNORE_INDEX, class_names
 from hfseg.losses import cross_entropy, upsample
 from hfseg.metrics import SegMetric, confusion_matrices, confusion_matrix, predict_ids
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 AUXILIARY_WEIGHT = 0.4  # torchvision's reference training for segmentation
 
 
-class SegTrainer(Trainer):
+class SegTrainer(InputTrainer):
     """Trains any model that maps `pixel_values` (B, 3, H, W) to `logits` (B, C, h, w).
 
     The loss is the sum over the valid pixels (label != 255) of all micro-batches and processes, over their number: a
@@ -71,10 +72,6 @@ class SegTrainer(Trainer):
         self.add_callback(self.clock)
 
     # ---- batches ----
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Moves a batch to the device, where uint8 images are mirrored, coloured and normalised."""
-        return finish_batch(super()._prepare_inputs(inputs), self.processing_class)
-
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor | None:
         """Valid pixels of all micro-batches and processes, at least 1 so that a fully ignored batch gives 0."""
         if not batch_samples or "labels" not in batch_samples[0]:

@@ -26,6 +26,7 @@ class CachedDataset(torch.utils.data.Dataset):
         self.size = transform.size
         self._images = _map_column(rows, "image", (3, *self.size))
         self._masks = _map_column(rows, "mask", self.size)
+        self._resident: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """For a worker that is spawned: the file is mapped there anew."""
@@ -46,7 +47,7 @@ class CachedDataset(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         """A whole batch, which `collate` leaves as it is; DataLoader asks for it with the sampler's indices."""
-        images, masks = self._images.gather(indices), self._masks.gather(indices)
+        images, masks = self._select(indices)
         transform, numbers = self.transform, self.sample_indices[list(indices)]
         if transform.crop_size is not None:
             generators = map(transform.generator, numbers)
@@ -57,6 +58,33 @@ class CachedDataset(torch.utils.data.Dataset):
             options = self.size, augmentation.horizontal_flip, augmentation.photometric_distortion
             batch["changes"] = np.array([draw_changes(transform.generator(n), *options) for n in numbers], CHANGES)
         return batch
+
+    def _select(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._resident is None:
+            return self._images.gather(indices), self._masks.gather(indices)
+        images, masks = self._resident
+        picked = torch.tensor(indices).to(images.device, non_blocking=True)
+        return images[picked], masks[picked]
+
+    # ---- in the memory of a device ----
+    @property
+    def num_bytes(self) -> int:
+        return len(self) * 4 * self.size[0] * self.size[1]
+
+    @property
+    def resident(self) -> bool:
+        """Whether batches come from a device, and lie there: they are for the process that asked for it."""
+        return self._resident is not None
+
+    @property
+    def can_be_resident(self) -> bool:
+        """A crop is chosen by looking at the mask, for which the host would have to wait."""
+        return self.transform.crop_size is None
+
+    def keep_on(self, device: torch.device) -> None:
+        """Copies everything to a device, where batches are selected from now on."""
+        assert self.can_be_resident
+        self._resident = self._images.copy_to(device), self._masks.copy_to(device)
 
 
 class _Column:
@@ -73,6 +101,13 @@ class _Column:
         for row, index, block in zip(out, indices, blocks):
             row[...] = self.blocks[block][index - self.starts[block]]
         return torch.from_numpy(out)
+
+    def copy_to(self, device: torch.device) -> torch.Tensor:
+        """(N, *shape) uint8, block by block."""
+        out = torch.empty((int(self.starts[-1]), *self.shape), dtype=torch.uint8, device=device)
+        for start, block in zip(self.starts, self.blocks):
+            out[start : start + len(block)] = torch.from_numpy(np.array(block)).to(device)
+        return out
 
 
 def _map_column(rows: Dataset, name: str, shape: tuple[int, ...]) -> _Column:
