@@ -9,7 +9,7 @@ LOWEST = .venv-lowest
 LOWEST_VERSIONS = transformers==5.17.* huggingface_hub==1.33.* datasets==4.4.* accelerate==1.12.* timm==1.0.23 \
   evaluate==0.4.6
 
-.PHONY: help venv dev train test test-slow test-lowest check smoke faults clean
+.PHONY: help venv dev train test test-slow test-lowest check smoke bench faults clean
 
 help:           ## print this help
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -57,6 +57,9 @@ smoke: $(VENV)/.installed-dev ## train, evaluate, and run a small study with its
 
 faults: $(VENV)/.installed-dev ## kill a short run at 50 random moments, resume it, and compare the ends bit for bit
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --kills 50 --in_saves 20 --seed 0 --results results
+
+bench: $(VENV)/.installed-dev ## measure against stock behaviour, and write benchmarks/results.json
+	$(BIN)/python -m benchmarks
 
 clean:          ## delete the runs
 	rm -rf runs out

@@ -75,6 +75,12 @@ class SegTrainingArguments(HubArguments, TrainingArguments):
     eval_resolution: Literal["input", "native"] = option(
         "Size at which validation in training compares: the model's input size, or each mask's own.", "input"
     )
+    resident_fraction: float = option(
+        "A cached data set stays on the GPU where it takes at most this share of its memory; 0: never.", 0.2
+    )
+    dataloader_num_workers: int | None = option(  # type: ignore[assignment]
+        "Processes that read images; unset: by cores and memory where files are read, 0 for a cached data set."
+    )
     loss: str = option("Name in hfseg.losses.LOSSES.", "cross_entropy")
     class_weights: list[str] | None = option(
         "Loss weights: one number a class, or 'balanced' (median frequency, computed from the training masks)."
@@ -112,7 +118,14 @@ class SegTrainingArguments(HubArguments, TrainingArguments):
         for name, lowest in LOWEST.items():
             if not lowest <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}; give a number of {lowest} or more.")
+        if not 0 <= self.resident_fraction <= 1:
+            raise InputError(f"resident_fraction is {self.resident_fraction}; it must lie between 0 and 1.")
+        self.chooses_workers = self.dataloader_num_workers is None  # see hfseg.inputs
+        prefetch, self.dataloader_num_workers = self.dataloader_prefetch_factor, self.dataloader_num_workers or 0
+        if self.chooses_workers:  # stock arguments allow a prefetch factor only beside a number of workers
+            self.dataloader_prefetch_factor = None
         super().__post_init__()
+        self.dataloader_prefetch_factor = prefetch
         # One process drives one device; several are started by accelerate, never by torch.nn.DataParallel.
         self._n_gpu = min(self.n_gpu, 1)
 

@@ -50,6 +50,10 @@ class DataArguments:
     on_bad_sample: Literal["stop", "skip"] = option(
         "A sample that can't be used: stop, or skip (go on without it; more than 1 % of a split stops).", "stop"
     )
+    cache: Literal["none", "resized"] | None = option(
+        "resized: read and resize images once, into files of HF_DATASETS_CACHE; none: each time. Unset: resized, where "
+        "that takes at most 1 GiB and a tenth of the free disk."
+    )
     scale_jitter: list[float] | None = option("Augmentation: random scale between these two factors, as 0.5 2.0.")
     crop_size: list[int] | None = option("Augmentation: random crop of this height and width (or one number).")
     crop_max_class_share: float = option(

@@ -33,7 +33,7 @@ class EvalArguments:
     )
     output_dir: str | None = option("Where metrics.json and predictions.png go; unset: beside the model.")
     batch_size: int = option("Images per forward pass of one process.", 16)
-    dataloader_num_workers: int = option("Processes that read images.", 0)
+    dataloader_num_workers: int | None = option("Processes that read images; unset: by cores and memory.")
     bf16: bool = option("Run the model in bfloat16.", False)
     use_cpu: bool = option("Leave an accelerator alone.", False)
 

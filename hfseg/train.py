@@ -22,6 +22,7 @@ from hfseg.checkpoints import find_checkpoint, prepare_output_dir, reload_weight
 from hfseg.data import limit, load
 from hfseg.data.augment import Augmentation
 from hfseg.data.bad_samples import BadSamples
+from hfseg.data.cache import is_cached, prepare_cached
 from hfseg.data.transforms import SegTransform, build_processor, class_pixels, prepare
 from hfseg.errors import InputError
 from hfseg.failures import explain_failures
@@ -79,8 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     train_transform = SegTransform(labels, processor, train=True, augmentation=augmentation, seed=args.seed)
     eval_transform = SegTransform(labels, processor, resolution=args.eval_resolution)
     bad = BadSamples(data_args.on_bad_sample, dataset)
-    train_set = prepare(dataset["train"], bad.guard(train_transform, "train"))
-    validation_set = prepare(dataset["validation"], bad.guard(eval_transform, "validation"))
+    guards = bad.guard(train_transform, "train"), bad.guard(eval_transform, "validation")
+    with args.main_process_first(desc="resizing images"):
+        train_set = prepare_cached(dataset["train"], train_transform, data_args.cache, guards[0])
+        validation_set = prepare_cached(dataset["validation"], eval_transform, data_args.cache, guards[1])
 
     # ---- model ----
     model = build(
@@ -92,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         aux_loss=model_args.aux_loss,
         head_dropout=model_args.head_dropout,
     )
-    weights = class_weights(args.class_weights, labels, prepare(dataset["train"], bad.guard(eval_transform, "train")))
+    whole_cache = "resized" if is_cached(train_set) else "none"
+    whole = prepare_cached(dataset["train"], eval_transform, whole_cache, bad.guard(eval_transform, "train"))
+    weights = class_weights(args.class_weights, labels, whole)
 
     # ---- training ----
     record = RunRecord(

@@ -10,7 +10,8 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer
 
 from hfseg.checkpoints import reload_weights, unwrap
 from hfseg.clock import Clock
-from hfseg.data.transforms import collate, normalize
+from hfseg.data.transforms import collate
+from hfseg.inputs import InputTrainer
 from hfseg.labels import IGNORE_INDEX, class_names
 from hfseg.losses import cross_entropy, upsample
 from hfseg.metrics import SegMetric, confusion_matrices, confusion_matrix, predict_ids
@@ -20,7 +21,7 @@ from hfseg.workers import WorkerInit
 AUXILIARY_WEIGHT = 0.4  # torchvision's reference training for segmentation
 
 
-class SegTrainer(SteadyTrainer):
+class SegTrainer(InputTrainer, SteadyTrainer):
     """Trains any model that maps `pixel_values` (B, 3, H, W) to `logits` (B, C, h, w).
 
     The loss is the sum over the valid pixels (label != 255) of all micro-batches and processes, over their number: a
@@ -74,13 +75,6 @@ class SegTrainer(SteadyTrainer):
         base = getattr(loader, "base_dataloader", loader)  # accelerate's wrapper hands its iteration to this one
         base.worker_init_fn = WorkerInit(base.worker_init_fn)
         return loader
-
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Moves a batch to the device; uint8 images are normalised there, by the processor's own arithmetic."""
-        inputs = super()._prepare_inputs(inputs)
-        if inputs["pixel_values"].dtype == torch.uint8:
-            inputs["pixel_values"] = normalize(inputs["pixel_values"], self.processing_class)
-        return inputs
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor | None:
         """Valid pixels of all micro-batches and processes, at least 1 so that a fully ignored batch gives 0."""

@@ -1,7 +1,8 @@
-"""Where the real test images lie."""
+"""Where the real test images lie, and where caches go."""
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import settings
@@ -9,6 +10,10 @@ from hypothesis import settings
 # The same examples in each run, however slow the machine: a find is added as a case of its own.
 settings.register_profile("hfseg", deadline=None, derandomize=True)
 settings.load_profile("hfseg")
+
+# Before `datasets` is imported, which reads it once; processes that tests start get it too.
+_caches = TemporaryDirectory(prefix="hfseg_test_caches_", ignore_cleanup_errors=True)
+os.environ["HF_DATASETS_CACHE"] = _caches.name
 
 
 def _test_data(name: str) -> Path:

@@ -20,7 +20,7 @@ FLOORS = [
     {"bundle"},
     {
         *("segmenter", "provenance", "samples", "checkpoints", "clock", "card", "callbacks", "trainer", "trackers"),
-        *("run_facts", "hub", "push_queue", "resume", "saving", "stops", "nonfinite"),
+        *("run_facts", "hub", "push_queue", "resume", "saving", "stops", "nonfinite", "inputs"),
         *("failures", "global_batch"),
     },
     {"args", "data_args", "hub_args"},

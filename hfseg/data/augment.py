@@ -1,4 +1,6 @@
-"""Random changes of an image and its mask together: crop, mirror image, colours.
+"""Random changes of an image and its mask together, sample by sample.
+
+The crop is made here; mirror image and colours are drawn here, and made of whole batches by `apply_changes`.
 
 Everything here is a function of its arguments and of the generator `rng` that is handed in; nothing draws from a
 global one. An image is (3, H, W) uint8, a mask (H, W) uint8 with class ids or 255.
@@ -13,6 +15,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import Image, Mask
 
+from hfseg.data.batch_augment import draw_changes
 from hfseg.errors import InputError
 from hfseg.labels import IGNORE_INDEX
 
@@ -56,16 +59,21 @@ class Augmentation:
         """Whether images are fed at another size or scale than in evaluation."""
         return self.scale_jitter is not None or self.crop_size is not None
 
+    @property
+    def changes_batches(self) -> bool:
+        """Whether there is anything that `apply_changes` does."""
+        return self.horizontal_flip > 0 or self.photometric_distortion
 
-def augment(
+
+def crop_and_draw(
     image: Image,
     mask: Mask,
     augmentation: Augmentation,
     rng: np.random.Generator,
     crop_size: Sequence[int] | None = None,
     fill: Sequence[int] = (0, 0, 0),
-) -> tuple[Image, Mask]:
-    """All that follows the resize: crop, mirror image, colours, padding.
+) -> tuple[Image, Mask, np.ndarray]:
+    """What follows the resize: the crop, filled up to its size, and what `apply_changes` is to do with it.
 
     Args:
         image: (3, H, W) uint8.
@@ -73,17 +81,18 @@ def augment(
         augmentation: what is done.
         rng: makes every choice.
         crop_size: (height, width) of the result; unset: the size stays.
-        fill: colour of the padding, which no colour change touches.
+        fill: colour of the padding, which no change touches.
+
+    Returns:
+        Image, mask, and () `CHANGES`.
     """
     if crop_size is not None:
         image, mask = random_crop(image, mask, crop_size, augmentation.crop_max_class_share, rng)
-    if rng.random() < augmentation.horizontal_flip:
-        image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
-    if augmentation.photometric_distortion:
-        image = distort_colors(image, rng)
+    size = (mask.shape[0], mask.shape[1])
+    changes = draw_changes(rng, size, augmentation.horizontal_flip, augmentation.photometric_distortion)
     if crop_size is not None:
         image, mask = pad_to(image, mask, crop_size, fill)
-    return image, mask
+    return image, mask, changes
 
 
 def resize_mask(mask: Mask, size: Sequence[int]) -> Mask:
@@ -126,29 +135,3 @@ def pad_to(image: Image, mask: Mask, size: Sequence[int], fill: Sequence[int]) -
     if not any(border):
         return image, mask
     return F.pad(image, border, fill=list(fill)), F.pad(mask, border, fill=IGNORE_INDEX)
-
-
-def distort_colors(image: Image, rng: np.random.Generator) -> Image:
-    """Brightness, contrast, saturation and hue, each changed with probability 0.5.
-
-    The ranges and the order are those of SSD (Liu et al., 2016, arXiv 1512.02325), which SegFormer's training took
-    over: brightness +-32 of 255, contrast and saturation x 0.5 to 1.5, hue +-18 degrees; contrast comes before or
-    after saturation and hue.
-    """
-    brightness, contrast, saturation, hue, contrast_first = rng.random(5) < 0.5
-    delta, contrast_factor = rng.uniform(-32, 32) / 255, rng.uniform(0.5, 1.5)
-    saturation_factor, hue_turn = rng.uniform(0.5, 1.5), rng.uniform(-18, 18) / 360
-    if not (brightness or contrast or saturation or hue):
-        return image
-    pixels = image.as_subclass(torch.Tensor).float() / 255
-    if brightness:
-        pixels = (pixels + delta).clamp(0, 1)
-    if contrast and contrast_first:
-        pixels = (pixels * contrast_factor).clamp(0, 1)
-    if saturation:
-        pixels = F.adjust_saturation(pixels, saturation_factor)
-    if hue:
-        pixels = F.adjust_hue(pixels, hue_turn)
-    if contrast and not contrast_first:
-        pixels = (pixels * contrast_factor).clamp(0, 1)
-    return Image((pixels * 255).round().to(torch.uint8))

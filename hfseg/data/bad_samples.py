@@ -1,15 +1,19 @@
 """What becomes of a sample that can't be used while a run goes on: the run stops, or goes on without it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from torch import distributed
 
-from hfseg.data.transforms import SegTransform, call_processor
+from hfseg.data.batch_augment import draw_changes
+from hfseg.data.processors import call_processor
+from hfseg.data.transforms import SegTransform
 from hfseg.errors import InputError
 from hfseg.images import describe
 from hfseg.labels import IGNORE_INDEX
@@ -73,6 +77,15 @@ class BadSamples:
             )
 
 
+@contextmanager
+def advice() -> Iterator[None]:
+    """Errors within also say what can be done about them."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{error} {ADVICE}; on_bad_sample skip goes on without a few.") from error
+
+
 class GuardedTransform:
     """A SegTransform whose errors stop the run with advice, or leave the sample out; see `BadSamples`."""
 
@@ -86,13 +99,16 @@ class GuardedTransform:
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[torch.Tensor]]:
         """As `SegTransform.__call__`, also for the errors."""
         if not self.skip:
-            try:
+            with advice():
                 return self.transform(batch)
-            except InputError as error:
-                raise InputError(f"{error} {ADVICE}; on_bad_sample skip goes on without a few.") from error
         rows = [{name: [column[i]] for name, column in batch.items()} for i in range(len(batch["sample_index"]))]
         samples = [self._read(row) for row in rows]
         return {name: [sample[name][0] for sample in samples] for name in samples[0]} if samples else {}
+
+    def read_resized(self, image_source: Any, mask_source: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `SegTransform.read_resized`, also for the errors; nothing is left out."""
+        with advice():
+            return self.transform.read_resized(image_source, mask_source)
 
     def _read(self, row: dict[str, list[Any]]) -> dict[str, list[torch.Tensor]]:
         try:
@@ -112,7 +128,10 @@ class GuardedTransform:
         if not self.transform.plain:
             image = call_processor(self.transform.processor, image, "a sample left out")
         labels = torch.full(image.shape[-2:], IGNORE_INDEX, dtype=torch.uint8)
-        return {"pixel_values": [image], "labels": [labels]}
+        columns: dict[str, list[Any]] = {"pixel_values": [image], "labels": [labels]}
+        if self.transform.plain and self.transform.augmentation.changes_batches:
+            columns["changes"] = [draw_changes(np.random.default_rng(0), (height, width), 0.0, False)]  # none
+        return columns
 
 
 class UsableRows:

@@ -2,12 +2,10 @@
 
 The image processor that is saved with a model is the one place that says how an image is resized and normalised. The
 same steps run here, bit for bit as the processor does them on a CPU, but in two places: where files are read, images
-are resized and stay uint8; where a batch is used, it is normalised (`normalize`).
+are resized and stay uint8; where a batch is used, it is mirrored, coloured and normalised (`finish_batch`).
 """
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
@@ -15,77 +13,33 @@ import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from torchvision.tv_tensors import Image, Mask
-from transformers import BaseImageProcessor, BeitImageProcessor, SegformerImageProcessor, ViTImageProcessor
 from transformers.image_utils import SizeDict
 
-from hfseg.data.augment import Augmentation, augment, resize_mask
+from hfseg.data.augment import Augmentation, crop_and_draw, resize_mask
+from hfseg.data.batch_augment import CHANGES, apply_changes
+from hfseg.data.processors import (
+    ImageProcessor,
+    build_processor,
+    call_processor,
+    check_processor,
+    is_plain,
+    normalize,
+    pad_color,
+)
 from hfseg.errors import InputError
 from hfseg.images import check_pair, describe, read_image, read_mask
 from hfseg.labels import Labels
 
-ImageProcessor = Any  # BaseImageProcessor, which does not declare the settings that its subclasses have
-
-# These resize and normalise, and do nothing else unless a setting says so.
-PLAIN_PROCESSORS = (SegformerImageProcessor, BeitImageProcessor, ViTImageProcessor)
-
-
-def build_processor(
-    image_size: Sequence[int],
-    mean: Sequence[float] = (0.485, 0.456, 0.406),
-    std: Sequence[float] = (0.229, 0.224, 0.225),
-) -> BaseImageProcessor:
-    """The image processor that training uses and the bundle keeps.
-
-    Args:
-        image_size: (height, width) in pixels that every image is resized to, bilinear.
-        mean: of the red, green and blue channel, for pixels between 0 and 1; unset: ImageNet's.
-        std: the same.
-    """
-    return SegformerImageProcessor(
-        size={"height": int(image_size[0]), "width": int(image_size[1])},
-        image_mean=list(mean),
-        image_std=list(std),
-        do_convert_rgb=True,  # else grey, palette and RGBA pictures fail or come out wrong
-        do_reduce_labels=False,  # Labels says what raw mask values mean
-    )
-
-
-def is_plain(processor: ImageProcessor) -> bool:
-    """Whether a processor only resizes to one height and width and normalises, so that the two can be done apart."""
-    return (
-        type(processor) in PLAIN_PROCESSORS
-        and bool(processor.do_resize)
-        and set(dict(processor.size)) == {"height", "width"}
-        and not getattr(processor, "do_center_crop", None)
-        and not getattr(processor, "do_pad", None)
-    )
-
-
-def normalize(pixel_values: torch.Tensor, processor: ImageProcessor) -> torch.Tensor:
-    """Rescales and normalises resized images as the processor does, on the device where they are.
-
-    Args:
-        pixel_values: (B, 3, H, W) or (3, H, W) uint8.
-        processor: one for which `is_plain` holds.
-
-    Returns:
-        The same shape, float32; on a CPU equal to the processor's own result bit for bit.
-    """
-    assert is_plain(processor) and pixel_values.dtype == torch.uint8
-    factor = processor.rescale_factor if processor.do_rescale else None
-    if not processor.do_normalize:
-        return pixel_values.float() if factor is None else pixel_values * factor
-    mean, std = _pixel_mean_std(tuple(processor.image_mean), tuple(processor.image_std), factor, pixel_values.device)
-    return pixel_values.float().sub_(mean).div_(std)
-
-
-@lru_cache(maxsize=32)  # kept on the device: a copy at each step would make the host wait for it
-def _pixel_mean_std(
-    mean: tuple[float, ...], std: tuple[float, ...], factor: float | None, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and std of uint8 pixels, each (3, 1, 1) float32."""
-    scale = 1.0 if factor is None else 1.0 / factor
-    return tuple((torch.tensor(v, device=device) * scale).view(-1, 1, 1) for v in (mean, std))  # type: ignore
+__all__ = [
+    "SegTransform",
+    "build_processor",
+    "class_pixels",
+    "collate",
+    "finish_batch",
+    "is_plain",
+    "normalize",
+    "prepare",
+]
 
 
 class SegTransform:
@@ -103,7 +57,6 @@ class SegTransform:
             they are in training on average. With a crop, the model is fed the crop's size in training.
         seed: of the augmentation, 0 or more.
         resolution: size of the labels. input: that of the pixel values; native: the mask file's own.
-        cache_bytes: memory in which each process keeps samples that were read and resized, for later epochs.
 
     Raises:
         InputError: a processor that cuts or pads; a crop or scale jitter with a processor that is not plain; an
@@ -119,7 +72,6 @@ class SegTransform:
         augmentation: Augmentation | None = None,
         seed: int = 0,
         resolution: Literal["input", "native"] = "input",
-        cache_bytes: int = 512 * 2**20,
     ) -> None:
         if resolution not in ("input", "native"):
             raise InputError(f"resolution is {resolution!r}; allowed are 'input' and 'native'.")
@@ -129,21 +81,16 @@ class SegTransform:
         self.augmentation = (augmentation if train else None) or Augmentation()
         assert resolution == "input" or not self.augmentation.changes_size, "native masks are for evaluation"
         self.plain, self.train = is_plain(processor), train
-        _check_processor(processor, self.plain, self.augmentation)
+        check_processor(processor, self.augmentation.changes_size)
         self.size = (processor.size["height"], processor.size["width"]) if self.plain else None
         self.crop_size = self.augmentation.crop_size or (self.size if self.augmentation.scale_jitter else None)
         self.fill = pad_color(processor) if self.plain else [0, 0, 0]
-        self.cache_bytes = self._free_bytes = cache_bytes
-        self._cache: dict[Any, tuple[Image, Mask]] = {}
         # Shared memory: workers that live through many epochs see the number change.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
         """Another epoch draws other random numbers; running DataLoader workers see it as well."""
         self._epoch.fill_(epoch)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cache": {}, "_free_bytes": self.cache_bytes}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -157,49 +104,64 @@ class SegTransform:
 
         Returns:
             `pixel_values`, each (3, h, w) uint8, or float32 where the processor is not plain; `labels`, each (H, W)
-            uint8, class id or 255; in training `files`, each image's path and index.
+            uint8, class id or 255; where training mirrors or colours, `changes`, each () `CHANGES`, which
+            `finish_batch` does; in training `files`, each image's path and index.
 
         Raises:
             InputError: a file that can't be read, sizes that differ, mask values that belong to no class.
         """
         samples = [self._sample(*row) for row in zip(batch["image"], batch["mask"], batch["sample_index"])]
-        columns: dict[str, list[Any]] = {"pixel_values": [i for i, _ in samples], "labels": [m for _, m in samples]}
+        columns = {name: [sample[name] for sample in samples] for name in samples[0]}
         if self.train:  # named where a step goes wrong
             columns["files"] = [f"{describe(i)} ({n})" for i, n in zip(batch["image"], batch["sample_index"])]
         return columns
 
-    def _sample(self, image_source: Any, mask_source: Any, sample_index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        rng = np.random.default_rng([self.seed, int(self._epoch), sample_index])
-        if self.augmentation.scale_jitter is None:
-            image, mask = self._resized(image_source, mask_source)
-        else:
-            assert self.size is not None
-            smallest, largest = self.augmentation.scale_jitter
-            factor = rng.uniform(smallest, largest)
-            height, width = (max(round(side * factor), 1) for side in self.size)
-            image, mask = self._resize(*self._read(image_source, mask_source), (height, width))
-        image, mask = augment(image, mask, self.augmentation, rng, self.crop_size, self.fill)
-        pixel_values = image.as_subclass(torch.Tensor)
-        if not self.plain:
-            pixel_values = call_processor(self.processor, pixel_values, describe(image_source))
-            if self.resolution == "input":
-                mask = resize_mask(mask, pixel_values.shape[-2:])
-        return pixel_values, mask.as_subclass(torch.Tensor)
+    def _sample(self, image_source: Any, mask_source: Any, sample_index: int) -> dict[str, Any]:
+        rng = self.generator(sample_index)
+        image, mask = self._read(image_source, mask_source)
+        if self.size is not None:
+            image, mask = self._resize(image, mask, self._draw_size(rng))
+        sample = self.vary(image, mask, rng)
+        return sample if self.plain else self._process(sample, describe(image_source))
 
-    def _resized(self, image_source: Any, mask_source: Any) -> tuple[Image, Mask]:
-        """A pair at the processor's size, from memory where it is there; at its own, if the processor isn't plain."""
-        if self.size is None:
-            return self._read(image_source, mask_source)
-        key = _identity(image_source), _identity(mask_source)
-        if key in self._cache:
-            image, mask = self._cache[key]
-        else:
-            image, mask = self._resize(*self._read(image_source, mask_source), self.size)
-            num_bytes = image.numel() + mask.numel()
-            if None not in key and num_bytes <= self._free_bytes:
-                self._cache[key] = image, mask
-                self._free_bytes -= num_bytes
-        return image.clone(), mask.clone()
+    def _process(self, sample: dict[str, Any], source: str) -> dict[str, Any]:
+        """A sample through a processor that is not plain: what `finish_batch` does otherwise happens before it."""
+        batch = finish_batch(collate([sample]))
+        pixel_values = call_processor(self.processor, batch["pixel_values"][0], source)
+        mask = Mask(batch["labels"][0])
+        if self.resolution == "input":
+            mask = resize_mask(mask, pixel_values.shape[-2:])
+        return {"pixel_values": pixel_values, "labels": mask.as_subclass(torch.Tensor)}
+
+    def generator(self, sample_index: int) -> np.random.Generator:
+        """Draws what happens to one sample in this epoch."""
+        return np.random.default_rng([self.seed, int(self._epoch), sample_index])
+
+    def _draw_size(self, rng: np.random.Generator) -> tuple[int, int]:
+        assert self.size is not None
+        if self.augmentation.scale_jitter is None:
+            return self.size
+        smallest, largest = self.augmentation.scale_jitter
+        factor = rng.uniform(smallest, largest)
+        height, width = (max(round(side * factor), 1) for side in self.size)
+        return height, width
+
+    def read_resized(self, image_source: Any, mask_source: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """The part of a sample in which nothing is random: (3, h, w) uint8 at the processor's size, and its mask."""
+        assert self.size is not None
+        image, mask = self._resize(*self._read(image_source, mask_source), self.size)
+        return image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor)
+
+    def vary(self, image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> dict[str, Any]:
+        """The random part that follows: a sample as `__call__` gives it, of a resized image and its mask."""
+        image, mask, changes = crop_and_draw(
+            Image(image), Mask(mask), self.augmentation, rng, self.crop_size, self.fill
+        )
+        sample: dict[str, Any] = {"pixel_values": image.as_subclass(torch.Tensor)}
+        sample["labels"] = mask.as_subclass(torch.Tensor)
+        if self.augmentation.changes_batches:
+            sample["changes"] = changes
+        return sample
 
     def _read(self, image_source: Any, mask_source: Any) -> tuple[Image, Mask]:
         pixels, raw = read_image(image_source), read_mask(mask_source)
@@ -222,23 +184,31 @@ def prepare(dataset: Dataset, transform: SegTransform) -> Dataset:
     """
     if "sample_index" not in dataset.column_names:
         dataset = dataset.add_column("sample_index", np.arange(len(dataset)))
-    dataset = dataset.select_columns(["image", "mask", "sample_index"])
-    for name in ("image", "mask"):
-        dataset = dataset.cast_column(name, ImageFeature(decode=False))  # hfseg.images decodes, and names bad files
+    dataset = select_sources(dataset, "sample_index")
     dataset.set_transform(transform)
     return dataset
 
 
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Samples to a batch.
+def select_sources(dataset: Dataset, *others: str) -> Dataset:
+    """`image`, `mask` and other columns alone; pictures undecoded: hfseg.images decodes them, and names bad files."""
+    dataset = dataset.select_columns(["image", "mask", *others])
+    for name in ("image", "mask"):
+        dataset = dataset.cast_column(name, ImageFeature(decode=False))
+    return dataset
+
+
+def collate(samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
+    """Samples to a batch; a batch that a data set has made itself stays as it is.
 
     Returns:
-        `pixel_values` (B, 3, H, W); `labels` (B, H, W) uint8, or a list of (H, W) where their sizes differ; `files`,
-        where the samples have names.
+        `pixel_values` (B, 3, H, W); `labels` (B, H, W) uint8, or a list of (H, W) where their sizes differ; and
+        `changes` (B,) `CHANGES` (numpy, which stays on the host) and `files`, where the samples have them.
 
     Raises:
         InputError: images of different sizes.
     """
+    if isinstance(samples, dict):
+        return samples
     images, labels = ([sample[name] for sample in samples] for name in ("pixel_values", "labels"))
     if len(sizes := sorted({tuple(image.shape[-2:]) for image in images})) > 1:
         raise InputError(
@@ -246,8 +216,27 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "the image processor does not bring them to one. Set image_size, or use a batch size of 1."
         )
     one_size = len({mask.shape for mask in labels}) == 1
-    files = {"files": [sample["files"] for sample in samples]} if "files" in samples[0] else {}
-    return {"pixel_values": torch.stack(images), "labels": torch.stack(labels) if one_size else labels, **files}
+    batch: dict[str, Any] = {"pixel_values": torch.stack(images), "labels": torch.stack(labels) if one_size else labels}
+    if "changes" in samples[0]:
+        batch["changes"] = np.array([sample["changes"] for sample in samples], CHANGES)
+    if "files" in samples[0]:
+        batch["files"] = [sample["files"] for sample in samples]
+    return batch
+
+
+def finish_batch(batch: dict[str, Any], processor: ImageProcessor | None = None) -> dict[str, Any]:
+    """What is done to a whole batch on the device where it is: mirror images, colours, normalising.
+
+    Args:
+        batch: as `collate` gives it; it stays as it is.
+        processor: normalises uint8 images; unset: they stay uint8.
+    """
+    batch = dict(batch)
+    if (changes := batch.pop("changes", None)) is not None:
+        batch["pixel_values"], batch["labels"] = apply_changes(batch["pixel_values"], batch["labels"], changes)
+    if processor is not None and batch["pixel_values"].dtype == torch.uint8:
+        batch["pixel_values"] = normalize(batch["pixel_values"], processor)
+    return batch
 
 
 def class_pixels(dataset: Iterable[dict[str, torch.Tensor]], num_labels: int) -> torch.Tensor:
@@ -256,44 +245,3 @@ def class_pixels(dataset: Iterable[dict[str, torch.Tensor]], num_labels: int) ->
     for sample in dataset:
         counts += torch.bincount(sample["labels"].flatten(), minlength=256)
     return counts[:num_labels]
-
-
-def pad_color(processor: ImageProcessor) -> list[int]:
-    """The RGB colour in 0..255 that is nearest to 0 after normalising."""
-    if not processor.do_normalize:
-        return [0, 0, 0]
-    scale = 1 / processor.rescale_factor if processor.do_rescale else 1
-    return [min(max(round(value * scale), 0), 255) for value in processor.image_mean]
-
-
-def _check_processor(processor: ImageProcessor, plain: bool, augmentation: Augmentation) -> None:
-    name = type(processor).__name__
-    for option in ("do_center_crop", "do_pad"):
-        if getattr(processor, option, None):
-            raise InputError(
-                f"The image processor ({name}) has {option}, and masks would not line up with predictions. "
-                f"Set {option} to false in its preprocessor_config.json, or set image_size."
-            )
-    if augmentation.changes_size and not plain:
-        raise InputError(
-            "crop_size and scale_jitter need an image processor that resizes to a height and a width, which this "
-            f"{name} does not. Leave them out, or set image_size."
-        )
-
-
-def call_processor(processor: ImageProcessor, image: torch.Tensor, source: str) -> torch.Tensor:
-    """(3, H, W) uint8 to (3, h, w) float32 by the processor itself."""
-    pixel_values = processor(images=[image], input_data_format="channels_first", return_tensors="pt")["pixel_values"]
-    if pixel_values.ndim != 4 or pixel_values.shape[:2] != (1, 3):
-        raise InputError(
-            f"{source}: the image processor {type(processor).__name__} gives {tuple(pixel_values.shape)}, where "
-            "(1, 3, height, width) is needed. Set image_size."
-        )
-    return pixel_values[0].float()
-
-
-def _identity(source: Any) -> Any:
-    """What tells one picture from another: its path, or a digest of its bytes; None where neither is at hand."""
-    if not isinstance(source, dict):
-        return None
-    return blake2b(source["bytes"]).digest() if source.get("bytes") is not None else source.get("path")

@@ -24,6 +24,7 @@ NAMES = ["wall", "sky", "tree"]
 def run(hub: LoopbackHub, home: Path, *command: str, xet: bool = True, **settings: str) -> str:
     """A process that knows no other Hub; what it printed."""
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment["HF_DATASETS_CACHE"] = str(home / "datasets")
     environment |= {"HF_TOKEN": "hf_user", "HF_HUB_DISABLE_XET": str(int(not xet)), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, *command], env=environment | settings, cwd=ROOT, capture_output=True, text=True, timeout=300

@@ -32,6 +32,7 @@ from hfseg.data.transforms import (
     build_processor,
     class_pixels,
     collate,
+    finish_batch,
     is_plain,
     normalize,
     prepare,
@@ -53,10 +54,11 @@ def encode(array: np.ndarray, path: str = "drawn.png") -> dict[str, Any]:
 
 
 def feed(transform: SegTransform, image: Any, mask: Any, index: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """One sample through a transform; arrays become PNG files first."""
+    """One sample through a transform, as a finished batch of one; arrays become PNG files first."""
     image, mask = (encode(x) if isinstance(x, np.ndarray) else x for x in (image, mask))
     out = transform({"image": [image], "mask": [mask], "sample_index": [index]})
-    return out["pixel_values"][0], out["labels"][0]
+    batch = finish_batch(collate([{name: column[0] for name, column in out.items()}]))
+    return batch["pixel_values"][0], batch["labels"][0]
 
 
 def draw(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -376,7 +378,7 @@ def test_augmentation_is_for_training() -> None:
 
 
 def read_all(dataset: Dataset, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    batches = list(DataLoader(dataset, collate_fn=collate, **options))
+    batches = [finish_batch(batch) for batch in DataLoader(dataset, collate_fn=collate, **options)]
     return torch.cat([batch["pixel_values"] for batch in batches]), torch.cat([batch["labels"] for batch in batches])
 
 
@@ -423,7 +425,7 @@ def check_persistent_workers(pets_dir: Path, start_method: str) -> None:
     )
     for epoch in range(3):
         transform.set_epoch(epoch)
-        batches = list(loader)
+        batches = [finish_batch(batch) for batch in loader]
         seen = tuple(torch.cat([batch[name] for batch in batches]) for name in ("pixel_values", "labels"))
         assert same(seen, expected[epoch]), epoch
 
@@ -470,50 +472,11 @@ def test_samples_are_numbered_before_a_selection_if_the_data_set_says_so(pets_di
     whole = pets_dataset(pets_dir)
     numbered = whole.add_column("sample_index", list(range(100, 112)))
     transform = SegTransform(PETS, build_processor((32, 32)), train=True, augmentation=EVERYTHING)
-    a, b = prepare(numbered.select([5]), transform)[0], prepare(numbered, transform)[5]
-    assert torch.equal(a["pixel_values"], b["pixel_values"])
-    assert not torch.equal(a["pixel_values"], prepare(whole, transform)[5]["pixel_values"])
-
-
-# ---- memory ----
-
-
-def test_samples_are_read_once_where_nothing_random_comes_first(tmp_path: Path) -> None:
-    image, mask = draw(0, 20, 20)
-    paths = tmp_path / "image.png", tmp_path / "mask.png"
-    sources = [{"bytes": None, "path": str(path)} for path in paths]
-    flip = Augmentation(horizontal_flip=1.0)
-    for options, cached in [
-        ({}, True),
-        ({"train": True, "augmentation": flip}, True),
-        ({"resolution": "native"}, True),
-        ({"train": True, "augmentation": EVERYTHING}, False),
-        ({"cache_bytes": 100}, False),
-    ]:
-        for path, array in zip(paths, (image, mask)):
-            Image.fromarray(array).save(path)
-        transform = SegTransform(CODED, build_processor((8, 8)), **options)
-        first = tuple(part.clone() for part in feed(transform, *sources))
-        again = feed(transform, *sources)
-        assert same(first, again)
-        for part in again:
-            part.zero_()  # what a user does to a sample stays theirs
-        for path in paths:
-            path.unlink()
-        if cached:
-            assert same(first, feed(transform, *sources))
-        else:
-            with pytest.raises((InputError, FileNotFoundError)):
-                feed(transform, *sources)
-
-
-def test_pictures_of_one_name_and_other_bytes_are_told_apart() -> None:
-    transform = SegTransform(CODED, build_processor((8, 8)))
-    pairs = [draw(seed, 10, 10) for seed in range(3)]
-    for _ in range(2):
-        fed = [feed(transform, *pair)[0] for pair in pairs]
-        for pixels, (image, mask) in zip(fed, pairs):
-            assert torch.equal(pixels, feed(SegTransform(CODED, build_processor((8, 8))), image, mask)[0])
+    selected, given, other = (
+        read_all(prepare(part, transform).select([i]))
+        for part, i in ((numbered.select([5]), 0), (numbered, 5), (whole, 5))
+    )
+    assert same(selected, given) and not same(selected, other)
 
 
 # ---- batches ----
