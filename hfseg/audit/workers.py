@@ -1,6 +1,7 @@
 """Pairs read by several processes, in order."""
 
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -31,7 +32,9 @@ def examine_survey(found: Survey, num_workers: int) -> Iterator[Finding]:
             yield from examine_all([sample], found.labels)
         return
     # Not forked: a copy of a process that runs threads (torch, a progress bar) may hang.
-    with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    # Ctrl-C ends the main process, which ends these; else each would print a traceback.
+    with ProcessPoolExecutor(num_workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         waiting: deque[Future[list[Finding]]] = deque()
         try:
             while chunk := list(islice(samples, CHUNK)):

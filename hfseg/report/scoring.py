@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from hfseg.args import parse
 from hfseg.bundle import read_bundle
+from hfseg.data.bad_samples import BadSamples
 from hfseg.data.transforms import SegTransform, collate, normalize, prepare
 from hfseg.errors import InputError
 from hfseg.images import describe, read_image, read_mask
@@ -77,8 +78,9 @@ def score(run: SeedRun, recipe: dict[str, Any]) -> Scores:
     segmenter = Segmenter(read_bundle(run.folder / "best"), dtype=torch.float32)
     part = dataset[run.test["split"]]
     transform = SegTransform(labels, segmenter.processor, resolution=args.eval_resolution)
+    bad = BadSamples(recipe.get("on_bad_sample", "stop"), {run.test["split"]: part})
     loader: Any = DataLoader(
-        prepare(part, transform),  # type: ignore[arg-type]
+        prepare(part, bad.guard(transform, run.test["split"])),  # type: ignore[arg-type]
         batch_size=args.per_device_eval_batch_size,
         collate_fn=collate,
     )
