@@ -96,7 +96,7 @@ class GuardedTransform:
         self.__dict__.update(state)
         self.flags.share_memory_()  # a worker's is shared already, a copy's is not
 
-    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[torch.Tensor]]:
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """As `SegTransform.__call__`, also for the errors."""
         if not self.skip:
             with advice():
@@ -110,7 +110,7 @@ class GuardedTransform:
         with advice():
             return self.transform.read_resized(image_source, mask_source)
 
-    def _read(self, row: dict[str, list[Any]]) -> dict[str, list[torch.Tensor]]:
+    def _read(self, row: dict[str, list[Any]]) -> dict[str, list[Any]]:
         try:
             return self.transform(row)
         except InputError as error:
@@ -119,9 +119,10 @@ class GuardedTransform:
                 self.flags[index] = 1
                 logger.warning(f"{self.split}: left out: {error}")
                 check_share(self.split, self.flags, str(error))
-            return self._placeholder()
+            names = {"files": [f"{describe(row['image'][0])} ({index})"]} if self.transform.train else {}
+            return self._placeholder() | names
 
-    def _placeholder(self) -> dict[str, list[torch.Tensor]]:
+    def _placeholder(self) -> dict[str, list[Any]]:
         height, width = self.transform.crop_size or self.transform.size or (64, 64)
         color = torch.tensor(self.transform.fill, dtype=torch.uint8)
         image = color[:, None, None].repeat(1, height, width)

@@ -163,6 +163,6 @@ def share_of_one(rank: int, folder: str) -> None:
 @pytest.mark.slow
 def test_processes_tell_each_other(tmp_path: Path) -> None:
     """Each has found one of 150; together they are more than a hundredth, and both stop."""
-    torch.multiprocessing.spawn(share_of_one, (str(tmp_path),), nprocs=2)
+    torch.multiprocessing.start_processes(share_of_one, (str(tmp_path),), nprocs=2, start_method="fork")
     for rank in (0, 1):
         assert (tmp_path / f"{rank}.txt").read_text().startswith("[0, 1] 2 of 150 train images can't be used")
