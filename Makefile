@@ -9,7 +9,7 @@ LOWEST = .venv-lowest
 LOWEST_VERSIONS = transformers==5.17.* huggingface_hub==1.33.* datasets==4.4.* accelerate==1.12.* timm==1.0.20 \
   evaluate==0.4.6
 
-.PHONY: help venv dev train test test-slow test-lowest check smoke clean
+.PHONY: help venv dev train test test-slow test-lowest check smoke bench clean
 
 help:           ## print this help
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ smoke: $(VENV)/.installed-dev ## train, evaluate, and run a small study with its
 	$(BIN)/hfseg eval runs/smoke/best --output_dir runs/smoke/test
 	rm -rf runs/smoke_study
 	$(BIN)/hfseg study recipes/studies/smoke.json --output_dir runs/smoke_study
+
+bench: $(VENV)/.installed-dev ## measure against stock behaviour, and write benchmarks/results.json
+	$(BIN)/python -m benchmarks
 
 clean:          ## delete the runs
 	rm -rf runs out
