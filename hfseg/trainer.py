@@ -8,21 +8,22 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import EvalPrediction, PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer
 
 from hfseg.checkpoints import reload_weights, unwrap
 from hfseg.clock import Clock
 from hfseg.data.transforms import collate, normalize
+from hfseg.evaluation import MatrixEvaluation
 from hfseg.labels import IGNORE_INDEX, class_names
 from hfseg.losses import cross_entropy, upsample
-from hfseg.metrics import SegMetric, confusion_matrices, confusion_matrix, predict_ids
+from hfseg.metrics import SegMetric, confusion_matrix, predict_ids
 
 logger = logging.getLogger(__name__)
 
 AUXILIARY_WEIGHT = 0.4  # torchvision's reference training for segmentation
 
 
-class SegTrainer(Trainer):
+class SegTrainer(MatrixEvaluation):
     """Trains any model that maps `pixel_values` (B, 3, H, W) to `logits` (B, C, h, w).
 
     The loss is the sum over the valid pixels (label != 255) of all micro-batches and processes, over their number: a
@@ -119,51 +120,6 @@ class SegTrainer(Trainer):
             num_items=num_items,
         )
 
-    # ---- evaluation ----
-    @torch.no_grad()
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[None, torch.Tensor, torch.Tensor]:
-        """One batch as numbers that can be summed.
-
-        Returns:
-            None (the mean of batch losses is not the data set's), (B, C, C) int64 matrices with the truth in rows, and
-            (B, 2) float64: summed pixel loss and number of valid pixels of each image.
-        """
-        inputs = self._prepare_inputs(inputs)
-        logits = model(pixel_values=inputs["pixel_values"]).logits
-        dtype = torch.float32 if logits.device.type == "mps" else torch.float64  # MPS has no float64
-        matrices, sums = [], []
-        for one_logits, one_labels in _by_size(logits, inputs["labels"]):
-            one_logits = upsample(one_logits, one_labels.shape[-2:])
-            matrices.append(confusion_matrices(predict_ids(one_logits), one_labels, self.num_labels))
-            for image_logits, image_labels in zip(one_logits, one_labels):
-                total = self._loss(image_logits[None], image_labels[None], 1)
-                sums.append(torch.stack([total.to(dtype), (image_labels != IGNORE_INDEX).sum().to(dtype)]))
-        return None, torch.cat(matrices), torch.stack(sums)
-
-    def _sum_matrices(self, batch: EvalPrediction, compute_result: bool) -> dict[str, float]:
-        """Adds a gathered batch; after the last one gives the metrics of the whole set."""
-        self.eval_metric.add_matrix(torch.as_tensor(batch.predictions).sum(0).cpu())
-        self._eval_loss += torch.as_tensor(batch.label_ids).double().cpu().sum(0)
-        if not compute_result:
-            return {}
-        result = self.eval_metric.compute()
-        loss, valid = self._eval_loss.tolist()
-        metrics = {"loss": loss / max(valid, 1.0)}
-        metrics |= {key: result[key] for key in ("mean_iou", "mean_accuracy", "pixel_accuracy")}
-        metrics |= {f"iou_{name}": row["iou"] for name, row in result["per_class"].items()}
-        return {key: value for key, value in metrics.items() if value is not None}  # None: the class is nowhere
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        self.eval_metric.reset()
-        self._eval_loss.zero_()
-        return super().evaluation_loop(*args, **kwargs)
-
     # ---- log ----
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds train_mean_iou, speed and memory since the last log to the entries with a training loss."""
@@ -237,12 +193,3 @@ class SegTrainer(Trainer):
 
     def _running_file(self, checkpoint: str) -> Path:
         return Path(checkpoint) / f"running_{self.args.process_index}.pt"
-
-
-def _by_size(
-    logits: torch.Tensor, labels: torch.Tensor | list[torch.Tensor]
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """A batch as (logits, labels) pairs in which all labels have one size: the whole, or image by image."""
-    if isinstance(labels, torch.Tensor):
-        return [(logits, labels)]
-    return [(logits[i : i + 1], one[None]) for i, one in enumerate(labels)]

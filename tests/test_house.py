@@ -20,7 +20,7 @@ FLOORS = [
     {"bundle"},
     {
         *("segmenter", "provenance", "samples", "checkpoints", "clock", "card", "callbacks", "trainer", "trackers"),
-        *("run_facts", "hub", "push_queue"),
+        *("run_facts", "hub", "push_queue", "evaluation"),
     },
     {"args", "data_args", "hub_args"},
     {"train", "eval", "predict", "launch", "topology", "catalog", "push", "publish", "study", "report"},
