@@ -1,13 +1,16 @@
 """Evaluation of a segmentation model: each image becomes one matrix on its device before anything is gathered."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import EvalPrediction, Trainer
 
+from hfseg.bands import compare_by_bands
 from hfseg.labels import IGNORE_INDEX
-from hfseg.losses import upsample
+from hfseg.losses import cross_entropy, upsample
 from hfseg.metrics import SegMetric, confusion_matrices, predict_ids
 
 
@@ -20,7 +23,9 @@ class MatrixEvaluation(Trainer):
 
     eval_metric: SegMetric
     num_labels: int
-    _eval_loss: torch.Tensor  # (2,) float64: summed pixel loss, valid pixels
+    pixel_loss: Callable[..., torch.Tensor]
+    class_weights: torch.Tensor | None
+    _eval_loss: torch.Tensor  # (2,): summed pixel loss, valid pixels
 
     @torch.no_grad()
     def prediction_step(
@@ -39,22 +44,32 @@ class MatrixEvaluation(Trainer):
         inputs = self._prepare_inputs(inputs)
         logits = model(pixel_values=inputs["pixel_values"]).logits
         dtype = torch.float32 if logits.device.type == "mps" else torch.float64  # MPS has no float64
-        matrices, sums = [], []
-        for one_logits, one_labels in _by_size(logits, inputs["labels"]):
-            one_logits = upsample(one_logits, one_labels.shape[-2:])
-            matrices.append(confusion_matrices(predict_ids(one_logits), one_labels, self.num_labels))
-            for image_logits, image_labels in zip(one_logits, one_labels):
-                total = self._loss(image_logits[None], image_labels[None], 1)
-                sums.append(torch.stack([total.to(dtype), (image_labels != IGNORE_INDEX).sum().to(dtype)]))
-        return None, torch.cat(matrices), torch.stack(sums)
+        parts = [self._compare(*one) for one in _by_size(logits, inputs["labels"])]
+        matrices, losses, valid = (torch.cat(values) for values in zip(*parts))
+        return None, matrices, torch.stack([losses.to(dtype), valid.to(dtype)], dim=1)
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor:
-        raise NotImplementedError
+    def _compare(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(B, C, C) matrices, (B,) summed losses and (B,) valid pixels, without all of a batch at the labels' size."""
+        valid = (labels != IGNORE_INDEX).sum((1, 2))
+        if self.pixel_loss is cross_entropy:
+            return *compare_by_bands(logits, labels, **self.loss_options()), valid
+        matrices, losses = [], []
+        for one_logits, one_labels in zip(logits.split(1), labels.split(1)):  # a loss of the user's
+            full = upsample(one_logits, labels.shape[-2:])
+            matrices.append(confusion_matrices(predict_ids(full), one_labels, self.num_labels, check=False))
+            losses.append(self.pixel_loss(full, one_labels, num_items=1, **self.loss_options()))
+        return torch.cat(matrices), torch.stack(losses), valid
+
+    def loss_options(self) -> dict[str, Any]:
+        """What the recipe says of the loss."""
+        return {"weight": self.class_weights, "label_smoothing": self.args.label_smoothing_factor}
 
     def _sum_matrices(self, batch: EvalPrediction, compute_result: bool) -> dict[str, float]:
         """Adds a gathered batch; after the last one gives the metrics of the whole set."""
-        self.eval_metric.add_matrix(torch.as_tensor(batch.predictions).sum(0).cpu())
-        self._eval_loss += torch.as_tensor(batch.label_ids).double().cpu().sum(0)
+        # Both stay on the device: the host waits for it once, at the end.
+        self.eval_metric.add_matrix(torch.as_tensor(batch.predictions).sum(0))
+        sums = torch.as_tensor(batch.label_ids).sum(0)
+        self._eval_loss = self._eval_loss.to(sums) + sums
         if not compute_result:
             return {}
         result = self.eval_metric.compute()
@@ -66,8 +81,24 @@ class MatrixEvaluation(Trainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         self.eval_metric.reset()
-        self._eval_loss.zero_()
-        return super().evaluation_loop(*args, **kwargs)
+        self._eval_loss = torch.zeros(2, dtype=torch.float64)
+        with _cache_kept():
+            return super().evaluation_loop(*args, **kwargs)
+
+
+@contextmanager
+def _cache_kept() -> Iterator[None]:
+    """Leaves PyTorch's memory cache alone.
+
+    With `batch_eval_metrics`, Trainer's loop empties it after each batch, to get rid of gathered logits that are not
+    there: it makes the host wait for the device, and the next batch ask the driver for all its memory again.
+    """
+    empty_cache = torch.cuda.empty_cache
+    torch.cuda.empty_cache = lambda: None
+    try:
+        yield
+    finally:
+        torch.cuda.empty_cache = empty_cache
 
 
 def _by_size(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 
+from hfseg.bands import cross_entropy_by_bands, is_large
 from hfseg.checkpoints import reload_weights, unwrap
 from hfseg.clock import Clock
 from hfseg.data.transforms import collate, normalize
@@ -67,7 +68,6 @@ class SegTrainer(MatrixEvaluation):
         self.train_pixels: list[int] = []  # of each class, in the training batches of the last log
         self.train_matrix = torch.zeros(self.num_labels, self.num_labels, dtype=torch.int64, device=args.device)
         self.eval_metric = SegMetric(self.class_names)  # the last evaluation, for its confusion matrix
-        self._eval_loss = torch.zeros(2, dtype=torch.float64)  # summed pixel loss, valid pixels
         self.clock = Clock()
         self.add_callback(self.clock)
 
@@ -100,25 +100,26 @@ class SegTrainer(MatrixEvaluation):
         """Loss of one micro-batch; while training, its predictions are counted for train_mean_iou as well."""
         labels = inputs["labels"]
         outputs = model(pixel_values=inputs["pixel_values"])
-        logits = upsample(outputs.logits, labels.shape[-2:])
-        loss = self._loss(logits, labels, num_items_in_batch)
+        loss, matrix = self._loss_and_matrix(outputs.logits, labels, num_items_in_batch)
         if (auxiliary := getattr(outputs, "aux_logits", None)) is not None and model.training:
-            loss = loss + AUXILIARY_WEIGHT * self._loss(auxiliary, labels, num_items_in_batch)
+            loss = loss + AUXILIARY_WEIGHT * self._loss_and_matrix(auxiliary, labels, num_items_in_batch)[0]
         if model.training:
-            self.train_matrix += confusion_matrix(predict_ids(logits.detach()), labels, self.num_labels)
+            self.train_matrix += matrix
             self.clock.count(len(labels) * self.accelerator.num_processes)
             # Each process divides by the pixels of all of them, and DistributedDataParallel takes the mean.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor:
-        return self.pixel_loss(
-            logits,
-            labels,
-            weight=self.class_weights,
-            label_smoothing=self.args.label_smoothing_factor,
-            num_items=num_items,
-        )
+    def _loss_and_matrix(
+        self, logits: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss at the labels' size, and (C, C) int64 counts; logits of many values are never brought there whole."""
+        options: dict[str, Any] = {**self.loss_options(), "num_items": num_items}
+        if self.pixel_loss is cross_entropy and is_large(logits, labels.shape[-2:]):
+            return cross_entropy_by_bands(logits, labels, **options)
+        logits = upsample(logits, labels.shape[-2:])
+        pred = predict_ids(logits.detach())
+        return self.pixel_loss(logits, labels, **options), confusion_matrix(pred, labels, self.num_labels, check=False)
 
     # ---- log ----
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
