@@ -26,13 +26,15 @@ def predict_ids(logits: torch.Tensor) -> torch.Tensor:
     return logits.max(1).indices
 
 
-def confusion_matrices(pred: torch.Tensor, labels: torch.Tensor, num_labels: int) -> torch.Tensor:
+def confusion_matrices(pred: torch.Tensor, labels: torch.Tensor, num_labels: int, check: bool = True) -> torch.Tensor:
     """One matrix an image.
 
     Args:
         pred: (B, H, W) integer class ids.
         labels: (B, H, W) integer; a pixel counts where 0 <= label < num_labels.
         num_labels: number of classes C.
+        check: look for predictions that are no class, for which the host must wait for a GPU; False for those of an
+            argmax, which can't be.
 
     Returns:
         (B, C, C) int64 on the same device: rows are the truth, columns the prediction.
@@ -48,9 +50,10 @@ def confusion_matrices(pred: torch.Tensor, labels: torch.Tensor, num_labels: int
     size = len(labels) * num_labels**2
     cell = torch.where((pred >= 0) & (pred < num_labels), cell, size + 1)
     cell = torch.where((labels >= 0) & (labels < num_labels), cell, size)
-    counts = torch.bincount(cell.flatten(), minlength=size + 2)
-    # On a GPU bincount has waited for the device already (it reads the largest cell), so this look is free.
-    if outside := counts[size + 1].item():
+    # Not bincount, which makes the host wait for a GPU to learn the largest cell.
+    counts = torch.zeros(size + 2, dtype=torch.int64, device=cell.device)
+    counts.index_add_(0, cell.flatten(), torch.ones_like(counts[:1]).expand(cell.numel()))
+    if check and (outside := counts[size + 1].item()):
         raise InputError(
             f"{outside} predictions are no class id; allowed are 0 to {num_labels - 1}. Compare with a model of the "
             f"same {num_labels} classes."
@@ -58,10 +61,10 @@ def confusion_matrices(pred: torch.Tensor, labels: torch.Tensor, num_labels: int
     return counts[:size].view(-1, num_labels, num_labels)
 
 
-def confusion_matrix(pred: torch.Tensor, labels: torch.Tensor, num_labels: int) -> torch.Tensor:
+def confusion_matrix(pred: torch.Tensor, labels: torch.Tensor, num_labels: int, check: bool = True) -> torch.Tensor:
     """(C, C) int64 over all pixels of maps of any shape; see `confusion_matrices`."""
     assert pred.shape == labels.shape, f"prediction {tuple(pred.shape)} against labels {tuple(labels.shape)}"
-    return confusion_matrices(pred.reshape(1, 1, -1), labels.reshape(1, 1, -1), num_labels)[0]
+    return confusion_matrices(pred.reshape(1, 1, -1), labels.reshape(1, 1, -1), num_labels, check)[0]
 
 
 class SegMetric:

@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         aux_loss=model_args.aux_loss,
         head_dropout=model_args.head_dropout,
     )
-    whole_cache = "resized" if is_cached(train_set) else "none"
+    whole_cache: Any = "resized" if is_cached(train_set) else "none"
     whole = prepare_cached(dataset["train"], eval_transform, whole_cache, bad.guard(eval_transform, "train"))
     weights = class_weights(args.class_weights, labels, whole)
 

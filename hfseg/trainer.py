@@ -6,22 +6,24 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer
 
+from hfseg.bands import cross_entropy_by_bands, is_large
 from hfseg.checkpoints import reload_weights, unwrap
 from hfseg.clock import Clock
 from hfseg.data.transforms import collate
+from hfseg.evaluation import MatrixEvaluation
 from hfseg.inputs import InputTrainer
 from hfseg.labels import IGNORE_INDEX, class_names
 from hfseg.losses import cross_entropy, upsample
-from hfseg.metrics import SegMetric, confusion_matrices, confusion_matrix, predict_ids
+from hfseg.metrics import SegMetric, confusion_matrix, predict_ids
 from hfseg.nonfinite import SteadyTrainer
 from hfseg.workers import WorkerInit
 
 AUXILIARY_WEIGHT = 0.4  # torchvision's reference training for segmentation
 
 
-class SegTrainer(InputTrainer, SteadyTrainer):
+class SegTrainer(MatrixEvaluation, InputTrainer, SteadyTrainer):
     """Trains any model that maps `pixel_values` (B, 3, H, W) to `logits` (B, C, h, w).
 
     The loss is the sum over the valid pixels (label != 255) of all micro-batches and processes, over their number: a
@@ -65,7 +67,6 @@ class SegTrainer(InputTrainer, SteadyTrainer):
         self.train_pixels: list[int] = []  # of each class, in the training batches of the last log
         self.train_matrix = torch.zeros(self.num_labels, self.num_labels, dtype=torch.int64, device=args.device)
         self.eval_metric = SegMetric(self.class_names)  # the last evaluation, for its confusion matrix
-        self._eval_loss = torch.zeros(2, dtype=torch.float64)  # summed pixel loss, valid pixels
         self.clock = Clock()
         self.add_callback(self.clock)
 
@@ -97,70 +98,26 @@ class SegTrainer(InputTrainer, SteadyTrainer):
         """Loss of one micro-batch; while training, its predictions are counted for train_mean_iou as well."""
         labels = inputs["labels"]
         outputs = model(pixel_values=inputs["pixel_values"])
-        logits = upsample(outputs.logits, labels.shape[-2:])
-        loss = self._loss(logits, labels, num_items_in_batch)
+        loss, matrix = self._loss_and_matrix(outputs.logits, labels, num_items_in_batch)
         if (auxiliary := getattr(outputs, "aux_logits", None)) is not None and model.training:
-            loss = loss + AUXILIARY_WEIGHT * self._loss(auxiliary, labels, num_items_in_batch)
+            loss = loss + AUXILIARY_WEIGHT * self._loss_and_matrix(auxiliary, labels, num_items_in_batch)[0]
         if model.training:
-            self.train_matrix += confusion_matrix(predict_ids(logits.detach()), labels, self.num_labels)
+            self.train_matrix += matrix
             self.clock.count(len(labels) * self.accelerator.num_processes)
             # Each process divides by the pixels of all of them, and DistributedDataParallel takes the mean.
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor:
-        return self.pixel_loss(
-            logits,
-            labels,
-            weight=self.class_weights,
-            label_smoothing=self.args.label_smoothing_factor,
-            num_items=num_items,
-        )
-
-    # ---- evaluation ----
-    @torch.no_grad()
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[None, torch.Tensor, torch.Tensor]:
-        """One batch as numbers that can be summed.
-
-        Returns:
-            None (the mean of batch losses is not the data set's), (B, C, C) int64 matrices with the truth in rows, and
-            (B, 2) float64: summed pixel loss and number of valid pixels of each image.
-        """
-        inputs = self._prepare_inputs(inputs)
-        logits = model(pixel_values=inputs["pixel_values"]).logits
-        dtype = torch.float32 if logits.device.type == "mps" else torch.float64  # MPS has no float64
-        matrices, sums = [], []
-        for one_logits, one_labels in _by_size(logits, inputs["labels"]):
-            one_logits = upsample(one_logits, one_labels.shape[-2:])
-            matrices.append(confusion_matrices(predict_ids(one_logits), one_labels, self.num_labels))
-            for image_logits, image_labels in zip(one_logits, one_labels):
-                total = self._loss(image_logits[None], image_labels[None], 1)
-                sums.append(torch.stack([total.to(dtype), (image_labels != IGNORE_INDEX).sum().to(dtype)]))
-        return None, torch.cat(matrices), torch.stack(sums)
-
-    def _sum_matrices(self, batch: EvalPrediction, compute_result: bool) -> dict[str, float]:
-        """Adds a gathered batch; after the last one gives the metrics of the whole set."""
-        self.eval_metric.add_matrix(torch.as_tensor(batch.predictions).sum(0).cpu())
-        self._eval_loss += torch.as_tensor(batch.label_ids).double().cpu().sum(0)
-        if not compute_result:
-            return {}
-        result = self.eval_metric.compute()
-        loss, valid = self._eval_loss.tolist()
-        metrics = {"loss": loss / max(valid, 1.0)}
-        metrics |= {key: result[key] for key in ("mean_iou", "mean_accuracy", "pixel_accuracy")}
-        metrics |= {f"iou_{name}": row["iou"] for name, row in result["per_class"].items()}
-        return {key: value for key, value in metrics.items() if value is not None}  # None: the class is nowhere
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        self.eval_metric.reset()
-        self._eval_loss.zero_()
-        return super().evaluation_loop(*args, **kwargs)
+    def _loss_and_matrix(
+        self, logits: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss at the labels' size, and (C, C) int64 counts; logits of many values are never brought there whole."""
+        options: dict[str, Any] = {**self.loss_options(), "num_items": num_items}
+        if self.pixel_loss is cross_entropy and is_large(logits, labels.shape[-2:]):
+            return cross_entropy_by_bands(logits, labels, **options)
+        logits = upsample(logits, labels.shape[-2:])
+        pred = predict_ids(logits.detach())
+        return self.pixel_loss(logits, labels, **options), confusion_matrix(pred, labels, self.num_labels, check=False)
 
     # ---- log ----
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -209,12 +166,3 @@ class SegTrainer(InputTrainer, SteadyTrainer):
 
     def _load_best_model(self) -> None:
         return reload_weights(unwrap(self.model), str(self.state.best_model_checkpoint))
-
-
-def _by_size(
-    logits: torch.Tensor, labels: torch.Tensor | list[torch.Tensor]
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """A batch as (logits, labels) pairs in which all labels have one size: the whole, or image by image."""
-    if isinstance(labels, torch.Tensor):
-        return [(logits, labels)]
-    return [(logits[i : i + 1], one[None]) for i, one in enumerate(labels)]

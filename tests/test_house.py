@@ -15,12 +15,12 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 # A module may import those of its own floor and of the floors before it; data and models share one, but not each other.
 FLOORS = [
     {"errors", "labels", "files", "manifest", "sharded", "strict_json", "workers"},
-    {"images", "losses", "metrics", "mean_iou", "roc", "plots", "logs", "hub_errors", "card_text", "pictures"},
+    {"images", "losses", "metrics", "bands", "mean_iou", "roc", "plots", "logs", "hub_errors", "card_text", "pictures"},
     {"data", "models"},
     {"bundle"},
     {
         *("segmenter", "provenance", "samples", "checkpoints", "clock", "card", "callbacks", "trainer", "trackers"),
-        *("run_facts", "hub", "push_queue", "resume", "saving", "stops", "nonfinite", "inputs"),
+        *("run_facts", "hub", "push_queue", "resume", "saving", "stops", "nonfinite", "inputs", "evaluation"),
         *("failures", "global_batch"),
     },
     {"args", "data_args", "hub_args"},
