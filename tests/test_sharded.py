@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -50,6 +52,7 @@ print("as before", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_a_spread_model_is_kept_whole_and_comes_back(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
