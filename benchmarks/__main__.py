@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.measure import ROOT
 
 # In the order of the table in results/benchmarks.md.
-BENCHMARKS = ("import_time",)
+BENCHMARKS = ("import_time", "input_cached", "input_crops")
 
 
 def main() -> int:
