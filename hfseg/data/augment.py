@@ -6,16 +6,16 @@ Everything here is a function of its arguments and of the generator `rng` that i
 global one. An image is (3, H, W) uint8, a mask (H, W) uint8 with class ids or 255.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import Image, Mask
 
 from hfseg.data.batch_augment import draw_changes
+from hfseg.data.resize import Window
 from hfseg.errors import InputError
 from hfseg.labels import IGNORE_INDEX
 
@@ -66,8 +66,9 @@ class Augmentation:
 
 
 def crop_and_draw(
-    image: Image,
-    mask: Mask,
+    cut_image: Callable[[Window], Image],
+    cut_mask: Callable[[Window], Mask],
+    size: tuple[int, int],
     augmentation: Augmentation,
     rng: np.random.Generator,
     crop_size: Sequence[int] | None = None,
@@ -76,8 +77,9 @@ def crop_and_draw(
     """What follows the resize: the crop, filled up to its size, and what `apply_changes` is to do with it.
 
     Args:
-        image: (3, H, W) uint8.
-        mask: (H, W) uint8.
+        cut_image: gives a window of the (3, H, W) uint8 image.
+        cut_mask: gives a window of the (H, W) uint8 mask.
+        size: (H, W).
         augmentation: what is done.
         rng: makes every choice.
         crop_size: (height, width) of the result; unset: the size stays.
@@ -86,40 +88,35 @@ def crop_and_draw(
     Returns:
         Image, mask, and () `CHANGES`.
     """
+    window: Window = (0, 0, *size)
     if crop_size is not None:
-        image, mask = random_crop(image, mask, crop_size, augmentation.crop_max_class_share, rng)
-    size = (mask.shape[0], mask.shape[1])
-    changes = draw_changes(rng, size, augmentation.horizontal_flip, augmentation.photometric_distortion)
+        window = choose_window(cut_mask, size, crop_size, augmentation.crop_max_class_share, rng)
+    options = augmentation.horizontal_flip, augmentation.photometric_distortion
+    changes = draw_changes(rng, (window[2], window[3]), *options)
+    image, mask = cut_image(window), cut_mask(window)
     if crop_size is not None:
         image, mask = pad_to(image, mask, crop_size, fill)
     return image, mask, changes
 
 
-def resize_mask(mask: Mask, size: Sequence[int]) -> Mask:
-    """Class ids at another (height, width): each new pixel takes the old one that lies at its centre.
-
-    That is NEAREST_EXACT, whose pixel centres are those of the bilinear image resize. NEAREST, torchvision's default
-    for masks, takes the upper left of the pixels under a new one: up to half a new pixel off.
-    """
-    plain = mask.as_subclass(torch.Tensor)  # a Mask would get NEAREST from older torchvision releases all the same
-    return Mask(F.resize(plain[None], list(size), InterpolationMode.NEAREST_EXACT)[0])
-
-
-def random_crop(
-    image: Image, mask: Mask, size: Sequence[int], max_class_share: float, rng: np.random.Generator
-) -> tuple[Image, Mask]:
-    """Cuts out a window of at most `size` (height, width), where one of ten tries finds it with mixed classes.
+def choose_window(
+    cut_mask: Callable[[Window], Mask],
+    size: tuple[int, int],
+    crop_size: Sequence[int],
+    max_class_share: float,
+    rng: np.random.Generator,
+) -> Window:
+    """A window of at most `crop_size` (height, width), where one of ten tries finds it with mixed classes.
 
     A side shorter than the window stays whole; see `pad_to`.
     """
-    height, width = mask.shape
-    window = min(size[0], height), min(size[1], width)
+    height, width = min(crop_size[0], size[0]), min(crop_size[1], size[1])
     for _ in range(CROP_TRIES):
-        top, left = (int(rng.integers(0, whole - part + 1)) for whole, part in zip((height, width), window))
-        part = F.crop(mask, top, left, *window)
-        if largest_class_share(part) <= max_class_share or window == (height, width):
+        top, left = (int(rng.integers(0, whole - part + 1)) for whole, part in zip(size, (height, width)))
+        window = top, left, height, width
+        if (height, width) == size or max_class_share >= 1 or largest_class_share(cut_mask(window)) <= max_class_share:
             break
-    return F.crop(image, top, left, *window), part
+    return window
 
 
 def largest_class_share(mask: torch.Tensor) -> float:

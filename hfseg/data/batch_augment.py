@@ -70,12 +70,15 @@ def apply_changes(images: torch.Tensor, masks: torch.Tensor, changes: np.ndarray
     names, neutral = ("brightness", "contrast", "saturation", "hue"), (0, 1, 1, 0)
     changed = np.flatnonzero(np.any([changes[n] != value for n, value in zip(names, neutral)], axis=0))
     if len(changed):
-        rows = _rows(changed, images.device)
-        old = images[rows]
-        new = distort_colors(old, changes[changed])
-        if (inside := _inside(changes[changed], images.shape[-2:])) is not None:
-            new = torch.where(inside.to(images.device, non_blocking=True), new, old)
-        images = images.index_copy(0, rows, new)
+        images = images.clone() if not len(flips) else images
+        # On a CPU image by image: what is worked on stays in its cache.
+        for some in [changed] if images.device.type != "cpu" else np.array_split(changed, len(changed)):
+            rows = _rows(some, images.device)
+            old = images[rows]
+            new = distort_colors(old, changes[some])
+            if (inside := _inside(changes[some], images.shape[-2:])) is not None:
+                new = torch.where(inside.to(images.device, non_blocking=True), new, old)
+            images[rows] = new
     return images, masks
 
 

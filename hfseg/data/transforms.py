@@ -5,17 +5,18 @@ same steps run here, bit for bit as the processor does them on a CPU, but in two
 are resized and stay uint8; where a batch is used, it is mirrored, coloured and normalised (`finish_batch`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
+from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import Image, Mask
 from transformers.image_utils import SizeDict
 
-from hfseg.data.augment import Augmentation, crop_and_draw, resize_mask
+from hfseg.data.augment import Augmentation, crop_and_draw
 from hfseg.data.batch_augment import CHANGES, apply_changes
 from hfseg.data.processors import (
     ImageProcessor,
@@ -26,6 +27,7 @@ from hfseg.data.processors import (
     normalize,
     pad_color,
 )
+from hfseg.data.resize import ResizedMask, Window, resize_mask, resize_window
 from hfseg.errors import InputError
 from hfseg.images import check_pair, describe, read_image, read_mask
 from hfseg.labels import Labels
@@ -119,10 +121,13 @@ class SegTransform:
     def _sample(self, image_source: Any, mask_source: Any, sample_index: int) -> dict[str, Any]:
         rng = self.generator(sample_index)
         image, mask = self._read(image_source, mask_source)
-        if self.size is not None:
-            image, mask = self._resize(image, mask, self._draw_size(rng))
-        sample = self.vary(image, mask, rng)
-        return sample if self.plain else self._process(sample, describe(image_source))
+        if self.size is None:
+            return self._process(self.vary(image, mask, rng), describe(image_source))
+        size = self._draw_size(rng)
+        if self.crop_size is None:
+            return self.vary(*self._resize(image, mask, size), rng)
+        resized_mask = ResizedMask(mask, size)
+        return self._vary(lambda w: resize_window(image, size, w, self._resize_image), resized_mask, size, rng)
 
     def _process(self, sample: dict[str, Any], source: str) -> dict[str, Any]:
         """A sample through a processor that is not plain: what `finish_batch` does otherwise happens before it."""
@@ -154,8 +159,20 @@ class SegTransform:
 
     def vary(self, image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> dict[str, Any]:
         """The random part that follows: a sample as `__call__` gives it, of a resized image and its mask."""
+        size = (mask.shape[0], mask.shape[1])
+        if self.crop_size is None:  # a native mask has a size of its own, and everything stays whole
+            return self._vary(lambda _: image, lambda _: mask, size, rng)
+        return self._vary(lambda w: F.crop(Image(image), *w), lambda w: F.crop(Mask(mask), *w), size, rng)
+
+    def _vary(
+        self,
+        cut_image: Callable[[Window], Any],
+        cut_mask: Callable[[Window], Any],
+        size: tuple[int, int],
+        rng: np.random.Generator,
+    ) -> dict[str, Any]:
         image, mask, changes = crop_and_draw(
-            Image(image), Mask(mask), self.augmentation, rng, self.crop_size, self.fill
+            cut_image, cut_mask, size, self.augmentation, rng, self.crop_size, self.fill
         )
         sample: dict[str, Any] = {"pixel_values": image.as_subclass(torch.Tensor)}
         sample["labels"] = mask.as_subclass(torch.Tensor)
@@ -170,9 +187,12 @@ class SegTransform:
         return Image(torch.from_numpy(pixels).permute(2, 0, 1)), Mask(torch.from_numpy(ids))
 
     def _resize(self, image: Image, mask: Mask, size: tuple[int, int]) -> tuple[Image, Mask]:
+        mask = resize_mask(mask, size) if self.resolution == "input" else mask
+        return self._resize_image(image, size), mask
+
+    def _resize_image(self, image: Image, size: tuple[int, int]) -> Image:
         size_dict = SizeDict(height=size[0], width=size[1])
-        image = self.processor.resize(image, size_dict, resample=self.processor.resample)
-        return image, resize_mask(mask, size) if self.resolution == "input" else mask
+        return self.processor.resize(image, size_dict, resample=self.processor.resample)
 
 
 def prepare(dataset: Dataset, transform: SegTransform) -> Dataset:

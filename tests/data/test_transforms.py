@@ -26,7 +26,8 @@ from transformers import (
 )
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 
-from hfseg.data.augment import Augmentation, resize_mask
+from hfseg.data.augment import Augmentation
+from hfseg.data.resize import resize_mask
 from hfseg.data.transforms import (
     SegTransform,
     build_processor,
