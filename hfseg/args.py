@@ -116,7 +116,7 @@ class SegTrainingArguments(HubArguments, TrainingArguments):
         if self.loss not in LOSSES:
             raise InputError(f"loss is {self.loss!r}; allowed are {', '.join(LOSSES)}.")
         for name, lowest in LOWEST.items():
-            if not lowest <= getattr(self, name) < math.inf:
+            if getattr(self, name) is not None and not lowest <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} is {getattr(self, name)}; give a number of {lowest} or more.")
         if not 0 <= self.resident_fraction <= 1:
             raise InputError(f"resident_fraction is {self.resident_fraction}; it must lie between 0 and 1.")
