@@ -6,7 +6,7 @@ JOBS ?= 2
 PYTEST = -m pytest -n $(JOBS) --dist loadscope
 LOWEST = .venv-lowest
 # The lower ends of pyproject.toml's ranges, but for torch's, torchvision's and matplotlib's.
-LOWEST_VERSIONS = transformers==5.17.* huggingface_hub==1.33.* datasets==4.4.* accelerate==1.12.* timm==1.0.23 \
+LOWEST_VERSIONS = transformers==5.17.* huggingface_hub==1.33.* datasets==4.4.* accelerate==1.12.* timm==1.0.31 \
   evaluate==0.4.6
 
 .PHONY: help venv dev train test test-slow test-lowest check smoke bench faults clean

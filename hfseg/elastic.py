@@ -32,7 +32,8 @@ def report(who: str, code: int) -> int:
     """Says how a process ended, unless it has said so itself; the exit code as a shell gives it."""
     if not Path(os.environ.get(EXIT_CODE_FILE, "")).is_file():
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        print(f"hfseg: error: {who} {how}, and the training with it. {GO_ON}", file=sys.stderr)
+        # The process may have ended within its bar's line.
+        print(f"\nhfseg: error: {who} {how}, and the training with it. {GO_ON}", file=sys.stderr)
     return 128 - code if code < 0 else code
 
 

@@ -69,18 +69,19 @@ class ResumingTrainer(SavingTrainer):
     def _load_running(self, checkpoint: Path) -> None:
         """Sums since the last log; those of another number of processes are shared out so that their total stays."""
         files = sorted(checkpoint.glob("running_*.pt"))
-        rank, same = self.args.process_index, len(files) == self.args.world_size
         if not files:
             return
+        rank, same = self.args.process_index, len(files) == self.args.world_size
+        if same:
+            files = [checkpoint / f"running_{rank}.pt"]
         try:
             parts = [torch.load(path, map_location=self.args.device, weights_only=True) for path in files]
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):  # of a log line, not of the training
             logger.warning(f"{checkpoint}: the sums of the broken epoch can't be read; its next log entry starts anew.")
             return
-        if same:
-            mine = torch.load(checkpoint / f"running_{rank}.pt", map_location=self.args.device, weights_only=True)
-        else:
-            mine = parts[0] | {"tr_loss": torch.stack([part["tr_loss"] for part in parts]).mean(0)}
+        mine = parts[0]
+        if not same:
+            mine |= {"tr_loss": torch.stack([part["tr_loss"] for part in parts]).mean(0)}
             total = torch.stack([part["train_matrix"] for part in parts]).sum(0)
             mine["train_matrix"] = total if rank == 0 else torch.zeros_like(total)
         self.train_matrix.copy_(mine["train_matrix"])
