@@ -1,4 +1,4 @@
-"""Finds bad data before it costs an epoch: `hfseg check pets --data_dir DIR --output_dir OUT`."""
+"""Finds bad data before it costs an epoch: `hfseg check pets --data_dir DIR`, or `hfseg check DIR`."""
 
 import dataclasses
 import os
@@ -17,6 +17,9 @@ from hfseg.data import DATASETS
 from hfseg.errors import InputError
 from hfseg.logs import show_errors, start_log
 
+# What an official layout has, and no other.
+LAYOUTS = {"pets": "annotations/trimaps", "cityscapes": "leftImg8bit"}
+
 
 @dataclass
 class CheckArguments:
@@ -30,11 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # ---- data set -> options ----
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and not argv[0].startswith("-"):
-        argv = ["--dataset", *argv]
+        argv = [*name_dataset(argv[0]), *argv[1:]]
     elif not {"-h", "--help"} & set(argv):
-        raise InputError(f"Which data set? Give {', '.join(DATASETS)} or USER/NAME first: hfseg check pets.")
+        raise InputError(f"Which data set? Give {', '.join(DATASETS)}, USER/NAME or a folder first: hfseg check pets.")
     data_args, args, _ = parse(argv, (DataArguments, CheckArguments))
-    check_names(data_args.dataset, args)
+    check_names(args)
     start_log()
     from hfseg.audit.drawing import draw_examples
     from hfseg.audit.duplicates import find_duplicates
@@ -80,10 +83,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if issues else 0
 
 
-def check_names(dataset: str, args: CheckArguments) -> None:
+def name_dataset(given: str) -> list[str]:
+    """The options for a data set's name, or for a folder, whose layout says which data set it is."""
+    if given in DATASETS or not Path(given).is_dir():
+        return ["--dataset", given]
+    name = next((name for name, part in LAYOUTS.items() if (Path(given) / part).is_dir()), "folder")
+    return ["--dataset", name, "--data_dir", given]
+
+
+def check_names(args: CheckArguments) -> None:
     """What can be told before a file is read."""
-    if dataset not in DATASETS and Path(dataset).is_dir():
-        raise InputError(f"{dataset} is a folder: give `hfseg check folder --data_dir {dataset}`.")
     if Path(args.output_dir).is_file():
         raise InputError(f"output_dir {args.output_dir} is a file; give a folder.")
     if args.num_workers is not None and args.num_workers < 0:

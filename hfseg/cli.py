@@ -7,7 +7,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": ("hfseg.launch", "train a recipe: hfseg train RECIPE.json [--key value ...]"),
     "eval": ("hfseg.eval", "measure a model: hfseg eval MODEL --dataset NAME [--split test] [--output_dir OUT]"),
-    "check": ("hfseg.check", "find bad data before training: hfseg check DATASET [--data_dir D] [--output_dir OUT]"),
+    "check": ("hfseg.check", "find bad data before training: hfseg check DATASET|FOLDER [--output_dir OUT]"),
     "models": ("hfseg.catalog", "list the models: parameters, input multiple, licence of their weights"),
     "push": ("hfseg.push", "push a run's best model to the Hub: hfseg push RUN_DIR REPO_ID"),
     "study": ("hfseg.study", "train and compare many recipes: hfseg study STUDY.json --output_dir OUT"),

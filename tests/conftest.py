@@ -1,6 +1,9 @@
-"""Where the real test images lie, and where caches go."""
+"""Where the real test images lie, where caches go, and what one test leaves for the next."""
 
+import logging
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,3 +38,14 @@ def pets_dir() -> Path:
 def camvid_dir() -> Path:
     """CamVid, 367 + 101 pairs in the folder layout."""
     return _test_data("camvid")
+
+
+@pytest.fixture(autouse=True)
+def _open_log_streams() -> Iterator[None]:
+    """Handlers made while a test's stderr was captured would write to a closed file in the next test."""
+    yield
+    for name in ("", "transformers", "datasets", "huggingface_hub", "accelerate"):
+        for handler in logging.getLogger(name or None).handlers:
+            if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "closed", False):
+                vars(handler).pop("flush", None)  # transformers keeps that of the first stream
+                handler.stream = sys.stderr  # setStream would flush the closed one

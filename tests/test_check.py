@@ -253,7 +253,8 @@ def test_pets(pets_dir: Path, tmp_path: Path) -> None:
         shutil.copy(pets_dir / "annotations" / name, root / "annotations")
     (root / "annotations" / "trimaps" / f"{names[0]}.png").unlink()
     (root / "images" / f"{names[1]}.jpg").unlink()
-    result = run(tmp_path / "out", "pets", "--data_dir", root, code=1)
+    result = run(tmp_path / "out", root, code=1)  # its layout says that it is pets
+    assert result["dataset"] == "pets"
     found = pairs_of(result)
     assert {
         ("images/Abyssinian_34.jpg", "wrong_extension"),
@@ -345,7 +346,7 @@ def test_splits_are_those_of_training(tmp_path: Path) -> None:
         (["peds"], "Did you mean 'pets'"),
         (["folder"], "needs data_dir"),
         (["folder", "--data_dir", "nowhere"], "is no folder"),
-        (["."], "hfseg check folder --data_dir ."),
+        (["."], "has no classes.txt"),
         (["synthetic", "--num_workers", "-1"], "num_workers is -1"),
         (["synthetic", "--binary", "true"], "has no option binary"),
         (["synthetic", "--output_dirs", "x"], "Did you mean 'output_dir'"),

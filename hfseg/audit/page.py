@@ -1,14 +1,10 @@
 """The page of a check: what was found, the worst examples drawn, classes and sizes."""
 
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment
-from markupsafe import Markup
-
-import hfseg
 from hfseg.audit.sample import KINDS, Issue
+from hfseg.report.template import render
 
 ROWS = 1000  # of issues on the page; check.json has all
 SIZES = 20
@@ -23,15 +19,10 @@ def render_page(title: str, result: dict[str, Any], issues: Sequence[Issue], exa
         issues: all of them; the first thousand are listed.
         examples: as `hfseg.audit.drawing.draw_examples` gives them.
     """
-    template = files("hfseg.audit").joinpath("page.html").read_text(encoding="utf-8")
-    style = files("hfseg.report").joinpath("page.css").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     num_images = sum(row["images"] for row in result["sizes"]["histogram"])
-    return environment.from_string(
-        template
-    ).render(
-        title=title,
-        style=Markup(style),  # noqa: S704  our own file
+    return render(
+        "audit/page.html",
+        title,
         kinds=KINDS,
         issues=issues[:ROWS],
         num_issues=len(issues),
@@ -40,7 +31,6 @@ def render_page(title: str, result: dict[str, Any], issues: Sequence[Issue], exa
         sizes=result["sizes"]["histogram"][:SIZES],
         num_sizes=len(result["sizes"]["histogram"]),
         num_images=num_images,
-        version=hfseg.__version__,
         result=result,
     )
 

@@ -1,15 +1,13 @@
 """The page and the Markdown of a report, from its rows, claims and figures."""
 
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment
 from markupsafe import Markup
 
-import hfseg
 from hfseg.report.claims import Claim
 from hfseg.report.figures import Entry
+from hfseg.report.template import render
 
 Cell = tuple[str, Any]  # what is shown, and by what it is sorted
 
@@ -104,22 +102,12 @@ def render_page(title: str, content: dict[str, Any], entries: Sequence[tuple[Ent
         content: tables, claims, paragraphs, notes, facts.
         entries: each figure with its inline SVG.
     """
-    # S704: the style is our own file; the figures are matplotlib's output, which escapes texts.
-    folder = files("hfseg.report")
-    template, style = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "page.css"))
+    # S704: the figures are matplotlib's output, which escapes texts.
     figures = [
         {"entry": e, "svg": Markup(svg), "wide": e.figure.get_size_inches()[0] > 7}  # noqa: S704
         for e, svg in entries
     ]
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(
-        title=title,
-        style=Markup(style),  # noqa: S704
-        figures=figures,
-        legend=LEGEND,
-        version=hfseg.__version__,
-        **content,
-    )
+    return render("report/page.html", title, figures=figures, legend=LEGEND, **content)
 
 
 def render_markdown(title: str, content: dict[str, Any], figures: Sequence[Entry]) -> str:
