@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 
 def write_whole(path: str | Path, content: bytes | str) -> None:
     """Writes a file, or replaces it, whole or not at all.
@@ -17,7 +19,7 @@ def write_whole(path: str | Path, content: bytes | str) -> None:
         OSError: it can't be written; an older file is then as it was, and nothing half-written stays.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")  # a name has 255 bytes at most
     try:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         flush(temporary)
@@ -32,6 +34,13 @@ def save_figure(path: str | Path, figure: Any) -> None:
     """Writes a matplotlib figure whole or not at all, in the format of the path's suffix."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=Path(path).suffix[1:])
+    write_whole(path, buffer.getvalue())
+
+
+def save_png(path: str | Path, image: Image.Image) -> None:
+    """Writes a picture as PNG whole or not at all."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
     write_whole(path, buffer.getvalue())
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from hfseg.errors import InputError
+from hfseg.files import save_png
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
@@ -156,13 +157,7 @@ def save_mask(pred: np.ndarray, palette: Sequence[Sequence[int]], path: str | Pa
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = np.reshape(palette, (-1, 3))
     image.putpalette(table.tobytes())
-    path = Path(path)
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
-    try:
-        image.save(temporary, "PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_png(path, image)
 
 
 def overlay(image: np.ndarray, pred: np.ndarray, palette: Sequence[Sequence[int]], alpha: float = 0.5) -> np.ndarray:

@@ -11,11 +11,13 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from hfseg.ahead import map_ahead
 from hfseg.args import option, parse
 from hfseg.errors import InputError
+from hfseg.files import save_png
 from hfseg.images import save_mask
 from hfseg.logs import show_errors, start_log
-from hfseg.segmenter import Segmenter
+from hfseg.segmenter import Segmentation, Segmenter
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
@@ -45,13 +47,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    results = segmenter.stream(files, batch_size=args.batch_size)
-    for name, result in tqdm(zip(output_names(files), results), total=len(files), unit="image", dynamic_ncols=True):
+
+    def write(named: tuple[str, Segmentation]) -> None:
+        name, result = named
         if result.mask.dtype == np.uint16:  # a palette has 256 colours
-            Image.fromarray(result.mask).save(output_dir / f"{name}_mask.png")
+            save_png(output_dir / f"{name}_mask.png", Image.fromarray(result.mask))
         else:
             save_mask(result.mask, result.palette, output_dir / f"{name}_mask.png")
-        Image.fromarray(result.overlay()).save(output_dir / f"{name}_overlay.png")
+        save_png(output_dir / f"{name}_overlay.png", Image.fromarray(result.overlay()))
+
+    results = zip(output_names(files), segmenter.stream(files, batch_size=args.batch_size))
+    written = map_ahead(write, results, ahead=args.batch_size)
+    for _ in tqdm(written, total=len(files), unit="image", dynamic_ncols=True):
+        pass
     print(f"{len(files)} images segmented: {output_dir}/<name>_mask.png (class ids) and <name>_overlay.png")
     return 0
 

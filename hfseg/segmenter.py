@@ -3,7 +3,9 @@
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ import numpy as np
 import torch
 
 import hfseg
+from hfseg.ahead import map_ahead
+from hfseg.bands import predict_ids_by_bands
 from hfseg.bundle import Bundle, read_bundle
 from hfseg.errors import InputError
 from hfseg.files import save_figure
 from hfseg.images import overlay, read_image, read_mask
 from hfseg.labels import Labels, build_palette, class_names
 from hfseg.losses import upsample
-from hfseg.metrics import predict_ids
 from hfseg.plots import plot_predictions
 
 URL_TIMEOUT = 30  # seconds
@@ -126,30 +129,33 @@ class Segmenter:
         """The same, one result at a time: memory holds one batch, however many images there are."""
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; give 1 or more.")
-        batch: list[np.ndarray] = []
-        for image in images:
-            batch.append(to_pixels(image))
-            if len(batch) == batch_size:
+        # While the model is busy with one batch, the next is read and resized.
+        with closing(map_ahead(self._read, images, ahead=2 * batch_size)) as inputs:
+            while batch := list(islice(inputs, batch_size)):
                 yield from self._segment(batch, probabilities)
-                batch = []
-        if batch:
-            yield from self._segment(batch, probabilities)
+
+    def _read(self, image: Any) -> tuple[np.ndarray, torch.Tensor]:
+        """The picture, (H, W, 3) uint8, and what the processor makes of it, (1, 3, h, w) float32."""
+        pixels = to_pixels(image)
+        return pixels, self.processor(pixels, return_tensors="pt")["pixel_values"]
 
     @torch.inference_mode()
-    def _segment(self, images: list[np.ndarray], probabilities: bool) -> Iterator[Segmentation]:
-        # One by one: a processor that keeps proportions gives them different sizes.
-        inputs = [self.processor(image, return_tensors="pt")["pixel_values"] for image in images]  # (1, 3, h, w) each
-        one_size = len({pixels.shape for pixels in inputs}) == 1
-        for first in range(0, len(images), len(images) if one_size else 1):
-            chunk = slice(first, None) if one_size else slice(first, first + 1)
-            pixels = torch.cat(inputs[chunk]).to(self.device, self.dtype)
+    def _segment(self, batch: list[tuple[np.ndarray, torch.Tensor]], probabilities: bool) -> Iterator[Segmentation]:
+        # A processor that keeps proportions gives pictures different sizes.
+        one_size = len({inputs.shape for _, inputs in batch}) == 1
+        for first in range(0, len(batch), len(batch) if one_size else 1):
+            images, inputs = zip(*(batch if one_size else batch[first : first + 1]))
+            pixels = torch.cat(inputs).to(self.device, self.dtype)
             logits = self.model(pixel_values=pixels).logits.float()  # (B, C, h', w')
-            for image, one in zip(images[chunk], logits):
-                full = upsample(one[None], image.shape[:2])  # (1, C, H, W)
-                num_labels = full.shape[1]
-                mask = predict_ids(full)[0].to(torch.uint8 if num_labels <= 256 else torch.int32).cpu().numpy()
-                scores = full[0].softmax(0).cpu().numpy() if probabilities else None
-                yield Segmentation(image, mask if num_labels <= 256 else mask.astype(np.uint16), self.palette, scores)
+            for image, one in zip(images, logits):
+                yield self._result(image, one[None], probabilities)
+
+    def _result(self, image: np.ndarray, logits: torch.Tensor, probabilities: bool) -> Segmentation:
+        num_labels, size = logits.shape[1], image.shape[:2]
+        dtype = torch.uint8 if num_labels <= 256 else torch.int32
+        mask = predict_ids_by_bands(logits, size)[0].to(dtype).cpu().numpy()
+        scores = upsample(logits, size)[0].softmax(0).cpu().numpy() if probabilities else None
+        return Segmentation(image, mask if num_labels <= 256 else mask.astype(np.uint16), self.palette, scores)
 
 
 def to_pixels(image: Any) -> np.ndarray:
