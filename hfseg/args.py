@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import re
 import textwrap
 from collections.abc import Sequence
@@ -81,6 +82,10 @@ class SegTrainingArguments(HubArguments, TrainingArguments):
     dataloader_num_workers: int | None = option(  # type: ignore[assignment]
         "Processes that read images; unset: by cores and memory where files are read, 0 for a cached data set."
     )
+    channels_last: bool = option(
+        "Keep images and convolutions with their channels last: faster for networks of convolutions on most devices.",
+        False,
+    )
     loss: str = option("Name in hfseg.losses.LOSSES.", "cross_entropy")
     class_weights: list[str] | None = option(
         "Loss weights: one number a class, or 'balanced' (median frequency, computed from the training masks)."
@@ -101,6 +106,9 @@ class SegTrainingArguments(HubArguments, TrainingArguments):
         self.batch_eval_metrics = True
         self.label_names = ["labels"]
         self.report_to = self.report_to or []
+        if self.torch_compile or self.torch_compile_backend or self.torch_compile_mode:
+            # One graph for each shape. By itself torch.compile makes a second one that fits any, and is slower.
+            os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "false")
         if self.load_best_model_at_end:
             raise InputError(
                 "load_best_model_at_end is not used here: the best model is always kept in output_dir/best."

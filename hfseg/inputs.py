@@ -29,7 +29,10 @@ class InputTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Moves a batch to the device, where uint8 images are mirrored, coloured and normalised."""
-        return finish_batch(super()._prepare_inputs(inputs), self.processing_class)
+        batch = finish_batch(super()._prepare_inputs(inputs), self.processing_class)
+        if getattr(self.args, "channels_last", False):
+            batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
+        return batch
 
     def _get_dataloader(self, dataset: Any, description: str, batch_size: int, *args: Any, **kwargs: Any) -> Any:
         if isinstance(dataset, CachedDataset):

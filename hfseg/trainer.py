@@ -12,6 +12,7 @@ from hfseg.bands import cross_entropy_by_bands, is_large
 from hfseg.checkpoints import reload_weights, unwrap
 from hfseg.clock import Clock
 from hfseg.data.transforms import collate
+from hfseg.errors import InputError
 from hfseg.evaluation import MatrixEvaluation
 from hfseg.inputs import InputTrainer
 from hfseg.labels import IGNORE_INDEX, class_names
@@ -55,6 +56,16 @@ class SegTrainer(MatrixEvaluation, InputTrainer, SteadyTrainer):
         self.num_labels = len(self.class_names)
         if args.world_size > 1 and args.device.type == "cuda" and getattr(args, "sync_batchnorm", True):
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if getattr(args, "channels_last", False):
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+        checkpointing = (
+            getattr(args, "activation_checkpointing", False) or args.gradient_checkpointing
+        )  # new name, old name
+        if checkpointing and not getattr(model, "supports_gradient_checkpointing", False):
+            raise InputError(
+                f"gradient_checkpointing: {type(model).__name__} can't compute its activations anew. Leave it out, and "
+                "lower per_device_train_batch_size with as much more gradient_accumulation_steps."
+            )
         if args.ddp_find_unused_parameters is None:
             # Searching costs each step; only auxiliary heads (UperNet, BEiT, Data2Vec) stay out of this loss.
             args.ddp_find_unused_parameters = any("auxiliary" in name for name, _ in model.named_modules())
