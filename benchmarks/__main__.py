@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.measure import ROOT
 
 # In the order of the table in results/benchmarks.md.
-BENCHMARKS = ("input_cached", "input_crops", "loss", "import_time")
+BENCHMARKS = ("study_run", "input_cached", "input_crops", "evaluation", "loss", "inference", "import_time")
 
 
 def main() -> int:

@@ -1,0 +1,96 @@
+"""Evaluation: camvid's validation images at 360 x 480, SegFormer-B0, against the forward pass alone, stock beside it.
+
+Ours counts a matrix for each image and the loss, at the labels' size, from cached images. Stock gathers all logits,
+upsamples them at once and counts. Memory is the peak of a process of its own, for 100 and for 1,000 images.
+"""
+
+import sys
+import tempfile
+from typing import Any
+
+import torch
+from datasets import concatenate_datasets
+from transformers.trainer_callback import PrinterCallback
+
+from benchmarks import stock
+from benchmarks.measure import Options, compare, in_process, main, report, seconds, test_data, tracing
+from hfseg.args import SegTrainingArguments
+from hfseg.data import load
+from hfseg.data.cache import prepare_cached
+from hfseg.data.transforms import SegTransform, build_processor
+from hfseg.labels import Labels
+from hfseg.models import build
+from hfseg.trainer import SegTrainer
+
+SIZE, BATCH = (360, 480), 8
+NAMES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
+FEW, MANY = 100, 1000
+CUDA = torch.cuda.is_available()
+
+
+def run(options: Options) -> list[dict[str, Any]]:
+    count = 16 if options.quick else 48
+    with tempfile.TemporaryDirectory() as folder:
+        part, labels = load_images(count)
+        ours = build_ours(folder, part, labels)
+        pixels = torch.randn(BATCH, 3, *SIZE, device=ours.args.device)
+        model = ours.model.eval()
+
+        @torch.no_grad()
+        def forward() -> None:
+            for _ in range(count // BATCH):
+                model(pixel_values=pixels)
+
+        theirs = stock.build_trainer(
+            model, folder, None, part.with_transform(stock.by_torchvision(SIZE, stock.camvid_ids)),
+            per_device_eval_batch_size=BATCH, use_cpu=not CUDA,
+        )  # fmt: skip
+        theirs.remove_callback(PrinterCallback)
+        title, rounds = f"evaluation, {count} camvid images at {SIZE[0]} x {SIZE[1]}", min(3, options.rounds)
+        limit, evaluate = seconds(forward), seconds(ours.evaluate)
+        rows = [
+            compare(f"{title}: forward alone", limit, evaluate, unit="s", target=1 / 1.15, rounds=rounds),
+            compare(f"{title}: stock", seconds(theirs.evaluate), evaluate, unit="s", limit=limit, rounds=rounds),
+        ]
+        if options.trace:
+            with tracing(options.trace):
+                ours.evaluate()
+    few, many = (16, 32) if options.quick else (FEW, MANY)
+    peaks = [in_process("benchmarks.evaluation", "--alone", str(number), key="peak_mb") for number in (few, many)]
+    less = peaks[0]()
+    name = f"evaluation: peak memory of {many} images, against that of {few} and 50 MB"
+    return [*rows, compare(name, less + 50, peaks[1], unit="MB", target=1.0, rounds=1)]
+
+
+def load_images(count: int) -> tuple[Any, Labels]:
+    dataset, labels = load("folder", data_dir=str(test_data("camvid")), classes=NAMES, ignore_values=[11])
+    part = dataset["validation"]
+    return concatenate_datasets([part] * -(-count // len(part))).select(range(count)), labels
+
+
+def build_ours(folder: str, part: Any, labels: Labels) -> SegTrainer:
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = folder  # type: ignore[assignment]
+    processor = build_processor(SIZE)
+    torch.manual_seed(0)
+    args = SegTrainingArguments(
+        output_dir=folder, per_device_eval_batch_size=BATCH, eval_strategy="no", use_cpu=not CUDA, disable_tqdm=True
+    )
+    trainer = SegTrainer(
+        build("segformer-b0", labels, weights="scratch", image_size=SIZE),
+        args,
+        eval_dataset=prepare_cached(part, SegTransform(labels, processor), "resized"),
+        processing_class=processor,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--alone"]:
+        with tempfile.TemporaryDirectory() as folder:
+            build_ours(folder, *load_images(int(sys.argv[2]))).evaluate()
+            report()
+    else:
+        main(run)

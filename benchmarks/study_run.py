@@ -1,0 +1,166 @@
+"""The study's run: SegFormer-B0 from scratch, pets at 64 x 64, batch 64, fp32, with evaluation every two epochs.
+
+Stock is transformers' Trainer with per-sample transforms, the faster of the image processor and torchvision v2. Ours is
+`hfseg train recipes/segformer_pets.json --cache resized` with all that belongs to it: the best bundle with its card is
+written too. Each is a process of its own; its time is that of train(), reading the images into the cache included.
+
+`--alone` runs one of them. Ours takes further options: `--alone ours --bf16 true`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import ROOT, Options, Sample, compare, in_process, main, report, test_data
+
+SIDE, BATCH = 64, 64
+RECIPE = str(ROOT / "recipes" / "segformer_pets.json")
+EPOCHS = 10
+
+
+def run(options: Options) -> list[dict[str, Any]]:
+    import torch
+
+    epochs = str(2 if options.quick else EPOCHS)
+    rounds = min(options.rounds, 3)
+    cuda = torch.cuda.is_available()
+
+    def sample(*words: str, key: str = "seconds") -> Sample:
+        return in_process("benchmarks.study_run", "--alone", *words, epochs, key=key)
+
+    ways = {"image processor": "processor", "torchvision v2": "torchvision"}
+    first = {name: sample(f"stock:{way}")() for name, way in ways.items()}
+    faster = min(first, key=lambda name: first[name])
+    print("stock: " + ", ".join(f"{name} {took:.1f} s" for name, took in first.items()), flush=True)
+    stock, title = sample(f"stock:{ways[faster]}"), f"study run of {epochs} epochs, pets {SIDE} x {SIDE}"
+    rows = [
+        compare(f"{title}, fp32", stock, sample("ours"), unit="s", target=10.0 if cuda else 1.25, rounds=rounds),
+        compare(
+            "training epochs against steps alone",
+            sample("steps", key="images_per_second"),
+            sample("ours", key="images_per_second"),
+            unit="images/s",
+            target=0.8 if cuda else 0.95,
+            rounds=rounds,
+        ),
+    ]
+    if not cuda:
+        one, two = sample("ours:1"), sample("ours:2")
+        rows.append(compare(f"{title}, 2 processes x 1 thread, fp32", stock, two, unit="s", target=1.25, rounds=rounds))
+        speeds = {name: sample(name, key="images_per_second") for name in ("ours:1", "ours:2")}
+        rows.append(
+            compare(
+                "2 processes x 1 thread against 1 x 1",
+                speeds["ours:1"],
+                speeds["ours:2"],
+                unit="images/s",
+                target=1.7,
+                rounds=rounds,
+            )
+        )
+        del one
+    return rows
+
+
+def alone(way: str, epochs: int, extra: list[str]) -> None:
+    name, _, kind = way.partition(":")
+    with tempfile.TemporaryDirectory() as folder:
+        if name == "stock":
+            report(seconds=train_stock(kind, epochs, folder))
+        elif name == "steps":
+            report(images_per_second=time_steps())
+        else:
+            report(**train_ours(epochs, folder, int(kind or 1), bool(kind), extra))
+
+
+def train_ours(epochs: int, folder: str, processes: int, one_thread: bool, extra: list[str]) -> dict[str, float]:
+    environment = os.environ | {"HF_DATASETS_CACHE": f"{folder}/cache", "PYTHONPATH": str(ROOT)}
+    if one_thread:
+        environment["OMP_NUM_THREADS"] = "1"
+    batch = ["--per_device_train_batch_size", str(BATCH // processes), "--per_device_eval_batch_size", "64"]
+    words = [RECIPE, "--weights", "scratch", "--data_dir", str(test_data("pets")), "--cache", "resized", *batch]
+    words += ["--num_train_epochs", str(epochs), "--output_dir", f"{folder}/run", "--num_processes", str(processes)]
+    command = [sys.executable, "-m", "hfseg.cli", "train", *words, *extra]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(result.stderr[-2000:])
+    facts = json.loads(Path(folder, "run", "run.json").read_text())
+    seconds = next(float(line.split()[2]) for line in result.stderr.splitlines() if line.startswith("trained in"))
+    return {"seconds": seconds, "images_per_second": facts["images_per_second"]}
+
+
+def train_stock(way: str, epochs: int, folder: str) -> float:
+    """The recipe's settings in stock Trainer's words; a checkpoint each time it evaluates, and the best kept."""
+    import torch
+
+    from benchmarks import stock
+
+    model, parts = build_model(), load_pets()
+    make: Any = stock.by_processor if way == "processor" else stock.by_torchvision
+    sets = [part.with_transform(make((SIDE, SIDE), stock.pets_ids)) for part in parts]
+    steps = -(-len(sets[0]) // BATCH)
+    trainer = stock.build_trainer(
+        model, folder, *sets,
+        num_train_epochs=epochs, per_device_train_batch_size=BATCH, per_device_eval_batch_size=64, learning_rate=1e-3,
+        weight_decay=0.01, max_grad_norm=0, eval_strategy="steps", eval_steps=2 * steps, save_strategy="steps",
+        save_steps=2 * steps, save_total_limit=1, load_best_model_at_end=True, logging_strategy="epoch",
+        use_cpu=not torch.cuda.is_available(),
+    )  # fmt: skip
+    start = time.perf_counter()
+    trainer.train()
+    return time.perf_counter() - start
+
+
+def time_steps() -> float:
+    """Forward, loss, backward and AdamW on one batch that is there: images a second, the median of 12 steps."""
+    import statistics
+
+    import torch
+
+    from hfseg.losses import cross_entropy
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = build_model().to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01, amsgrad=True, fused=True)
+    pixels = torch.randn(BATCH, 3, SIDE, SIDE, device=device)
+    labels = torch.randint(0, 3, (BATCH, SIDE, SIDE), dtype=torch.uint8, device=device)
+    took = []
+    for _ in range(15):
+        start = time.perf_counter()
+        cross_entropy(model(pixel_values=pixels).logits, labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        took.append(time.perf_counter() - start)
+    return BATCH / statistics.median(took[3:])
+
+
+def build_model() -> Any:
+    import torch
+
+    from hfseg.labels import Labels
+    from hfseg.models import build
+
+    torch.manual_seed(0)
+    return build("segformer-b0", Labels(["background", "boundary", "pet"]), weights="scratch")
+
+
+def load_pets() -> tuple[Any, Any]:
+    from hfseg.data import load
+
+    dataset, _ = load("pets", data_dir=str(test_data("pets")), validation_fraction=0.1, split_seed=0)
+    return dataset["train"], dataset["validation"]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--alone"]:
+        way, *extra, epochs = sys.argv[2:]
+        alone(way, int(epochs), extra)
+    else:
+        main(run)
