@@ -17,11 +17,15 @@ CHILD = Path(__file__).with_name("two_processes.py")
 def launch(folder: Path, batch_size: int, *options: str) -> dict[str, Any]:
     folder.mkdir()
     out = folder / "result.pt"
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options, str(CHILD), str(out), str(batch_size)]
+    assert "world_size=" in run_child([*options, str(CHILD), str(out), str(batch_size)])
+    return torch.load(out, weights_only=True)
+
+
+def run_child(words: list[str]) -> str:
+    command = [sys.executable, "-m", "accelerate.commands.launch", *words]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "world_size=" in result.stdout
-    return torch.load(out, weights_only=True)
+    return result.stdout
 
 
 ONE = ("--cpu", "--num_processes", "1", "--mixed_precision", "no")
@@ -62,3 +66,22 @@ def test_mixed_precision_of_accelerate_reaches_the_model(one: dict[str, Any], tm
     assert low["mixed_precision"] == "bf16" and low["weights"] == "torch.float32"
     assert one["activations"] == ["torch.float32"] and low["activations"] == ["torch.bfloat16"]
     assert low["loss"] == pytest.approx(one["loss"], rel=5e-2) and low["loss"] != one["loss"]
+
+
+@pytest.mark.slow
+def test_a_step_that_is_not_finite_on_one_process_is_skipped_on_both(tmp_path: Path) -> None:
+    run_child([*TWO, str(CHILD.with_name("two_processes_nan.py")), str(tmp_path)])
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    for how in ("pixel", "loss", "gradient"):
+        assert first[how]["skipped"] == second[how]["skipped"] == 1 and 0.5 < first[how]["loss"] < 3
+        for number, (one, other) in enumerate(zip(first[how]["weights"], second[how]["weights"])):
+            for name, tensor in one.items():
+                learned = "running" not in name and "num_batches" not in name  # each process has statistics of its own
+                assert not learned or torch.equal(tensor, other[name]) and tensor.isfinite().all(), (how, number, name)
+        before, after, third = first[how]["weights"][:3]
+        moved = [name for name in before if not torch.equal(before[name], after[name])]
+        assert all(name.endswith("num_batches_tracked") for name in moved)
+        assert any(not torch.equal(third[name], after[name]) for name in after)
+    for end in (first["end"], second["end"]):
+        assert end["everywhere"] and "in 2 steps in a row, up to step 3" in end["message"]
+        assert end["message"].count(".jpg") == 4  # of both processes

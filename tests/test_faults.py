@@ -116,7 +116,7 @@ def finish(recipe: Path, folder: Path, *options: Any) -> Run:
     return run
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_group_saves_and_ends_and_the_run_goes_on_bit_for_bit(
     number: int, recipe: Path, whole: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -132,13 +132,18 @@ def test_a_signal_to_the_group_saves_and_ends_and_the_run_goes_on_bit_for_bit(
     assert not list_differences(whole, read_run(finish(recipe, run.folder).folder))
 
 
+@pytest.mark.parametrize("whole_group", [False, True], ids=["alone", "group"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_hfseg_train_alone_stops_two_processes(number: int, recipe: Path, tmp_path: Path) -> None:
+def test_a_signal_stops_two_processes(number: int, whole_group: bool, recipe: Path, tmp_path: Path) -> None:
+    """Sent to `hfseg train` alone, which passes it on, or to all of its processes."""
     run = Run(recipe, tmp_path / "run", "--num_processes", 2, *LONG)
     run.wait_for_step(3)
     everyone = run.everyone()
     assert len(run.trainers()) == 2
-    run.process.send_signal(number)
+    if whole_group:
+        os.killpg(run.process.pid, number)
+    else:
+        run.process.send_signal(number)
     assert run.end(30) == 128 + number, run.text()[-3000:]
     assert_gone(everyone, 6)
     assert len(run.told()) == 1 and "Traceback" not in run.text(), run.text()[-3000:]
