@@ -47,6 +47,12 @@ class DataArguments:
     )
     boundary: Literal["class", "ignore"] | None = option("pets: the border is a class of its own, or ignored.")
     binary: bool | None = option("pets: two classes, the border counted as pet.")
+    streaming: bool | None = option(
+        "Parquet on the Hub, or in data_dir with dataset folder: read the training images as a stream; none are kept."
+    )
+    stream_buffer: int | None = option(
+        "streaming: each reader draws the next image out of so many; unset: 1000; 0: the order of the files."
+    )
     on_bad_sample: Literal["stop", "skip"] = option(
         "A sample that can't be used: stop, or skip (go on without it; more than 1 % of a split stops).", "stop"
     )
@@ -82,6 +88,7 @@ class DataArguments:
             *("data_dir", "validation_fraction", "split_seed", "num_images", "classes", "colors", "ignore_values"),
             *("label_map", "reduce_zero_label", "image_glob", "mask_glob", "boundary", "binary"),
             *("image_column", "mask_column", "dataset_config", "dataset_revision", "label_files", "on_bad_sample"),
+            *("streaming", "stream_buffer"),
         ]
         return {name: getattr(self, name) for name in names}
 

@@ -14,6 +14,7 @@ import torch
 from transformers import Trainer
 
 from hfseg.data.cached_dataset import CachedDataset
+from hfseg.data.streamed_dataset import StreamedDataset
 from hfseg.data.transforms import SegTransform, finish_batch
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,10 @@ class InputTrainer(Trainer):
             self._keep_resident(dataset)
         plan = plan_loading(dataset, batch_size, description == "Training", self.args)
         with _settings(self.args, plan):
+            if isinstance(dataset, StreamedDataset):
+                dataset.divide(self.args.process_index, self.args.world_size, batch_size)
+                with _not_divided_again(self.accelerator):
+                    return super()._get_dataloader(dataset, description, batch_size, *args, **kwargs)
             return super()._get_dataloader(dataset, description, batch_size, *args, **kwargs)
 
     def _keep_resident(self, dataset: CachedDataset) -> None:
@@ -72,7 +77,7 @@ def plan_loading(dataset: Any, batch_size: int, is_training: bool, args: Any) ->
     on the device is read by this process, whose memory it is.
 
     Args:
-        dataset: any; only a `datasets.Dataset` is taken to read files.
+        dataset: any; only a `datasets.Dataset` and a stream are taken to read files.
         batch_size: images of one batch of this process.
         is_training: the workers of training stay from epoch to epoch.
         args: `SegTrainingArguments`, or stock ones, whose number of workers is always the user's.
@@ -85,7 +90,7 @@ def plan_loading(dataset: Any, batch_size: int, is_training: bool, args: Any) ->
         workers = args.dataloader_num_workers
         stay = args.dataloader_persistent_workers and is_training  # transformers mixes up evaluation sets that stay
         return Loading(workers, prefetch, pin, stay and workers > 0)
-    if not isinstance(dataset, datasets.Dataset):
+    if not isinstance(dataset, datasets.Dataset | StreamedDataset):
         return Loading(0, None, pin, False)
     cores = count_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", args.world_size))
     workers = min(cores, MOST_WORKERS, len(dataset) // IMAGES_PER_WORKER)
@@ -109,15 +114,29 @@ def free_bytes() -> int:
     return free
 
 
-def _sample_bytes(dataset: datasets.Dataset) -> int:
+def _sample_bytes(dataset: datasets.Dataset | StreamedDataset) -> int:
     """Of an image and its mask, from above where its size can't be known."""
-    transform = dataset.format["format_kwargs"].get("transform")
+    if isinstance(dataset, StreamedDataset):
+        transform = dataset.transform
+    else:
+        transform = dataset.format["format_kwargs"].get("transform")
     transform = getattr(transform, "transform", transform)  # of a guarded one
     if not isinstance(transform, SegTransform) or transform.size is None:
         return 16 * 1024 * 1024  # float32, or a size for each image
     height, width = transform.crop_size or transform.size
     masks = 16 if transform.resolution == "native" else 1  # four times as high and wide as the input
     return (3 + masks) * height * width
+
+
+@contextmanager
+def _not_divided_again(accelerator: Any) -> Iterator[None]:
+    """Accelerate would deal out the samples of an iterable among the processes, which a stream has done itself."""
+    prepare = accelerator.prepare
+    accelerator.prepare = lambda loader: loader
+    try:
+        yield
+    finally:
+        accelerator.prepare = prepare
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from datasets import Dataset, DatasetDict
 from huggingface_hub import HfApi, ModelCard
 
 from hfseg.card_text import code, one_line, plain
+from hfseg.data.streamed_dataset import Shards
 
 DATASET_NAMES = {"pets": "Oxford-IIIT Pet", "cityscapes": "Cityscapes", "synthetic": "hfseg's drawn animals"}
 
@@ -76,6 +77,8 @@ def describe_data(recipe: Mapping[str, Any], dataset: DatasetDict) -> DataFacts:
 def find_revision(dataset: DatasetDict) -> str:
     """The commit of a data set on the Hub; else a digest over the names and sizes of its files."""
     for part in dataset.values():
+        if isinstance(part, Shards):
+            return part.revision or part.fingerprint
         for file in part.cache_files:  # `datasets` keeps what it has from the Hub in a folder of the commit's name
             if found := re.search(r"[\\/]([0-9a-f]{40})[\\/]", file["filename"]):
                 return found[1]

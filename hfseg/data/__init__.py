@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from hfseg.data import cityscapes, folder, hub_dataset, pets, synthetic
+from hfseg.data import cityscapes, folder, hub_dataset, pets, streaming, synthetic
 from hfseg.errors import InputError, near_names
 from hfseg.labels import Labels
 
@@ -29,7 +29,8 @@ def load(name: str, **options: Any) -> tuple[DatasetDict, Labels]:
 
     Args:
         name: a key of `DATASETS`, or the id of a data set on the Hub: user/name.
-        options: of its loader; those that are None are left to the loader's defaults.
+        options: of its loader; those that are None are left to the loader's defaults. `streaming`: its training split
+            is not downloaded, see `hfseg.data.streaming.load`.
 
     Returns:
         The splits (train, validation, test: those there are) with columns `image` and `mask`, and the labels.
@@ -43,9 +44,9 @@ def load(name: str, **options: Any) -> tuple[DatasetDict, Labels]:
 
 def find_loader(name: str, options: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The loader of a data set and those of the options that it is given; for both see `load`."""
-    loader = _find_loader(name)
+    loader = partial(streaming.load, name) if options.get("streaming") else _find_loader(name)
     allowed = list(inspect.signature(loader).parameters)
-    given = {key: value for key, value in options.items() if value is not None}
+    given = {key: value for key, value in options.items() if value is not None and key != "streaming"}
     for key in [key for key in given if key not in allowed]:
         if key not in COMMON_OPTIONS:
             raise InputError(
@@ -69,6 +70,8 @@ def find_split(dataset: DatasetDict, split: str) -> Dataset:
             f"The split {split!r} {what}; there are {', '.join(there) or 'none'}. Give one of them, or add its files."
             f"{_near(split, there)}"
         )
+    if not isinstance(dataset[split], Dataset):
+        raise InputError(f"The split {split!r} is a stream. Give {' or '.join(n for n in there if n != split)}.")
     return dataset[split]
 
 
@@ -80,6 +83,8 @@ def limit(dataset: Dataset, num_samples: int | None, seed: int) -> Dataset:
     """
     if num_samples is None or num_samples >= len(dataset):
         return dataset
+    if not isinstance(dataset, Dataset):
+        raise InputError("max_train_samples: of a stream no part can be drawn. Leave it or streaming out.")
     if num_samples < 1:
         raise InputError(f"num_samples is {num_samples}; give 1 or more, or leave it out.")
     picked = np.random.default_rng(seed).permutation(len(dataset))[:num_samples]

@@ -69,7 +69,9 @@ class BadSamples:
         for split, flags in self.flags.items():
             if not (indices := flags.nonzero().flatten().tolist()):
                 continue
-            part = self.dataset[split].select_columns("image").cast_column("image", ImageFeature(decode=False))
+            part: Any = self.dataset[split]
+            if isinstance(part, Dataset):
+                part = part.select_columns("image").cast_column("image", ImageFeature(decode=False))
             names = [describe(part[i]["image"]) for i in indices[:SHOWN]]
             more = ", ..." if len(indices) > SHOWN else ""
             logger.warning(

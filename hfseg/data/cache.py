@@ -25,6 +25,7 @@ from filelock import FileLock
 import hfseg
 from hfseg.data.bad_samples import GuardedTransform
 from hfseg.data.cached_dataset import CachedDataset
+from hfseg.data.streamed_dataset import Shards, StreamedDataset
 from hfseg.data.transforms import SegTransform, prepare, select_sources
 from hfseg.errors import InputError
 
@@ -37,11 +38,11 @@ BATCH_BYTES = 2**26  # of a record batch
 
 
 def prepare_cached(
-    dataset: Dataset,
+    dataset: Dataset | Shards,
     transform: SegTransform,
     cache: Literal["none", "resized"] | None = None,
     guarded: GuardedTransform | None = None,
-) -> Dataset | CachedDataset:
+) -> Dataset | CachedDataset | StreamedDataset:
     """A data set whose rows are what a model is fed, like `prepare`, from a cache where there is use and room for one.
 
     Args:
@@ -55,6 +56,8 @@ def prepare_cached(
         InputError: no room on the disk or no right to write there, and what `transform` raises for a file.
     """
     reading: Any = guarded or transform
+    if isinstance(dataset, Shards):
+        return StreamedDataset(dataset, reading, seed=transform.seed)
     if cache == "none" or len(dataset) == 0 or (guarded is not None and guarded.skip):
         return prepare(dataset, reading)
     if (reason := _reason_against(transform)) is not None:

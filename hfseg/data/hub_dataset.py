@@ -90,7 +90,7 @@ def load(
     )
     dataset = DatasetDict()
     for name, part in name_splits(parts, repo_id).items():
-        if (taken := _take_columns(part, columns, f"{repo_id}, split {name}")) is not None:
+        if (taken := take_columns(part, columns, f"{repo_id}, split {name}")) is not None:
             check_some_masks(taken.cast_column("mask", Image(decode=False))["mask"], labels, on_bad_sample)
             dataset[name] = taken
     if "train" in dataset and "validation" not in dataset:
@@ -113,11 +113,11 @@ def open_repo(
     """All splits as they are, the columns of images and masks, and the labels; no row is read. See `load`."""
     if Path(repo_id).is_dir():
         raise InputError(f"{repo_id} is a folder here: give dataset folder and data_dir {repo_id}, or rename it.")
-    commit = _find_commit(repo_id, revision)
+    commit = find_commit(repo_id, revision)
     parts = _download(repo_id, config, commit or revision)
     features = next(iter(name_splits(parts, repo_id).values())).features
     columns = find_columns(features, image_column, mask_column, repo_id)
-    files = _download_class_files(repo_id, revision)
+    files = download_class_files(repo_id, revision)
     told = files is not None and any((files / name).is_file() for name in FILES)
     if tables["classes"] is None and tables["colors"] is None and not told:
         tables["classes"] = find_class_names(features, repo_id)
@@ -215,7 +215,7 @@ def _is_picture(feature: Any) -> bool:
     return isinstance(feature, Image) or (isinstance(feature, Value) and feature.dtype == "binary")
 
 
-def _take_columns(part: Dataset, columns: tuple[str, str], source: str) -> Dataset | None:
+def take_columns(part: Dataset, columns: tuple[str, str], source: str) -> Dataset | None:
     """`image` and `mask` alone; None where no row has a mask."""
     for column, name in zip(columns, ("image", "mask")):
         missing = part.data.column(column).null_count
@@ -231,7 +231,7 @@ def _take_columns(part: Dataset, columns: tuple[str, str], source: str) -> Datas
 
 
 # ---- the Hub ----
-def _find_commit(repo_id: str, revision: str | None) -> str | None:
+def find_commit(repo_id: str, revision: str | None) -> str | None:
     """The commit that a revision names now: `datasets` takes any copy from its cache for a revision that is wrong."""
     try:
         return HfApi().dataset_info(repo_id, revision=revision, timeout=100).sha
@@ -242,34 +242,32 @@ def _find_commit(repo_id: str, revision: str | None) -> str | None:
     except RepositoryNotFoundError:
         raise InputError(f"There is no data set {repo_id} on the Hub that you can read. {NO_ACCESS}") from None
     except HFValidationError as error:
-        raise InputError(f"{repo_id!r} is no id on the Hub: {_one_line(error)}") from None
+        raise InputError(f"{repo_id!r} is no id on the Hub: {one_line(error)}") from None
     except (OfflineModeIsEnabled, httpx.TransportError) as error:
-        logger.warning(
-            f"{repo_id}: the Hub can't be reached ({_one_line(error)}); the newest copy in the cache is used"
-        )
+        logger.warning(f"{repo_id}: the Hub can't be reached ({one_line(error)}); the newest copy in the cache is used")
         return None
     except HfHubHTTPError as error:
-        raise InputError(f"The Hub refuses {repo_id}: {_one_line(error)} {NO_ACCESS}") from None
+        raise InputError(f"The Hub refuses {repo_id}: {one_line(error)} {NO_ACCESS}") from None
 
 
 def _download(repo_id: str, config: str | None, revision: str | None) -> DatasetDict:
     try:
         return load_dataset(repo_id, config, revision=revision)
     except (DatasetsError, OSError, ValueError, RuntimeError, NotImplementedError, httpx.HTTPError) as error:
-        reason = _one_line(error.__cause__ or error)
+        reason = one_line(error.__cause__ or error)
         advice = " Give one as dataset_config." if "config" in reason.lower() else f" {NO_ACCESS}"
         raise InputError(f"The data set {repo_id} can't be loaded: {reason}{advice}") from error
 
 
-def _download_class_files(repo_id: str, revision: str | None) -> Path | None:
+def download_class_files(repo_id: str, revision: str | None) -> Path | None:
     """A folder with those of `FILES` that the repo has; None where they can't be asked for."""
     try:  # by the revision's own name, which the cache then knows without a network
         return Path(snapshot_download(repo_id, repo_type="dataset", revision=revision, allow_patterns=list(FILES)))
     except (OSError, httpx.HTTPError) as error:
-        logger.warning(f"{repo_id}: {', '.join(FILES)} can't be looked for ({_one_line(error)})")
+        logger.warning(f"{repo_id}: {', '.join(FILES)} can't be looked for ({one_line(error)})")
         return None
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if text.endswith((".", "]")) else f"{text}."

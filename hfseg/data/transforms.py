@@ -90,6 +90,11 @@ class SegTransform:
         # Shared memory: workers that live through many epochs see the number change.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
+    @property
+    def epoch(self) -> int:
+        """From 0, as `set_epoch` has it."""
+        return int(self._epoch)
+
     def set_epoch(self, epoch: int) -> None:
         """Another epoch draws other random numbers; running DataLoader workers see it as well."""
         self._epoch.fill_(epoch)
@@ -140,7 +145,7 @@ class SegTransform:
 
     def generator(self, sample_index: int) -> np.random.Generator:
         """Draws what happens to one sample in this epoch."""
-        return np.random.default_rng([self.seed, int(self._epoch), sample_index])
+        return np.random.default_rng([self.seed, self.epoch, sample_index])
 
     def _draw_size(self, rng: np.random.Generator) -> tuple[int, int]:
         assert self.size is not None

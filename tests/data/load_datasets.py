@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hfseg.data import load
+from hfseg.data.streamed_dataset import Shards
 from hfseg.data.transforms import SegTransform, build_processor, prepare
 from hfseg.errors import InputError
 from hfseg.images import read_image, read_mask
@@ -37,11 +38,14 @@ for name, options in json.loads(sys.argv[1]):
         continue
     rows = {}
     for split, part in dataset.items():
-        assert part.column_names == ["image", "mask"], part.column_names
+        if isinstance(part, Shards):
+            part = [part[i] for i in range(len(part))]
+        else:
+            assert part.column_names == ["image", "mask"], part.column_names
         masks = [labels.encode(read_mask(row["mask"])).tolist() for row in part]
         rows[split] = [{"image": int(read_image(row["image"]).mean()), "mask": m} for row, m in zip(part, masks)]
     transform = SegTransform(labels, build_processor((12, 16)))
-    first = prepare(next(iter(dataset.values())), transform)[0]
+    first = prepare(next(part for part in dataset.values() if not isinstance(part, Shards)), transform)[0]
     fed = {"size": list(first["pixel_values"].shape), "labels": first["labels"].tolist()}
     results.append({"rows": rows, "names": list(labels.names), "said": said, "fed": fed})
 Path(sys.argv[2]).write_text(json.dumps(results), encoding="utf-8")

@@ -57,6 +57,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "odd": ("user/odd", {"image_column": "left", "mask_column": "right"}),
     "two": ("user/two", {"classes": NAMES, "mask_column": "label"}),
     "v1": ("user/two", {"classes": NAMES, "dataset_revision": "v1", "mask_column": "label"}),
+    "streamed": ("user/listed", {"streaming": True}),
+    "streamed ade": ("user/ade", {"streaming": True, "reduce_zero_label": True}),
     "small": ("user/configs", {"classes": NAMES, "dataset_config": "small"}),
 }
 MISTAKES: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -77,6 +79,8 @@ MISTAKES: dict[str, tuple[str, dict[str, Any], str]] = {
         for token in ("hf_other", "", "hf_unknown")
     },
     "gated": ("user/gated", {"as_user": "hf_other"}, r"user/gated.*gated.*hf auth login"),
+    "streamed, no split": ("user/plain", {"streaming": True, "classes": NAMES}, r"has no .*validation split"),
+    "streamed, no such": ("user/none", {"streaming": True}, r"There is no data set user/none"),
     "zero": ("user/ade", {}, r"mask values \[3\] belong to no class"),
 }
 
@@ -143,6 +147,13 @@ def test_revision_and_configuration(loaded: dict[str, dict[str, Any]]) -> None:
     assert sum(sizes(loaded["small"]).values()) == 3
 
 
+def test_a_stream_holds_what_a_download_holds(loaded: dict[str, dict[str, Any]]) -> None:
+    for name, whole in (("streamed", "listed"), ("streamed ade", "ade")):
+        for what in ("rows", "names", "fed"):
+            assert loaded[name][what] == loaded[whole][what]
+        assert any("read as a stream" in line for line in loaded[name]["said"])
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_get_one_line(loaded: dict[str, dict[str, Any]], mistake: str) -> None:
     message = loaded[mistake]["error"]
@@ -169,6 +180,29 @@ def test_trains_and_measures_by_recipe(hub: LoopbackHub, tmp_path: Path) -> None
     metrics = json.loads((tmp_path / "validation" / "metrics.json").read_text())
     assert (metrics["dataset"], metrics["num_images"]) == ("user/plain", 2)
     assert np.sum(metrics["confusion_matrix"]) == 2 * 12 * 16
+
+
+@pytest.mark.slow
+def test_trains_on_a_stream(hub: LoopbackHub, tmp_path: Path) -> None:
+    recipe = [
+        "recipes/segformer_hub.json",
+        "--dataset",
+        "user/listed",
+        "--streaming",
+        "true",
+        "--ignore_values",
+        "none",
+    ]
+    recipe += ["--classes", "none", "--label_map", "none"]
+    small = ["--image_size", "32", "--crop_size", "32", "--weights", "scratch", "--max_steps", "3", "--use_cpu", "true"]
+    small += ["--per_device_train_batch_size", "2"]
+    train = ["train", *recipe, *small, "--output_dir", str(tmp_path)]
+    said = run(hub, tmp_path / "home", "-c", f"from hfseg.cli import main; import sys; sys.exit(main({train}))")
+    assert "user/listed: 6 train, 2 validation images" in said
+    card = (tmp_path / "best" / "README.md").read_text()
+    assert "6 train, 2 validation images" in card
+    kept = [str(path) for path in (tmp_path / "home").rglob("*train*") if path.suffix in (".parquet", ".arrow")]
+    assert not kept, "the training images were downloaded"
 
 
 # ---- without a Hub ----
