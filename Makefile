@@ -9,7 +9,7 @@ LOWEST = .venv-lowest
 LOWEST_VERSIONS = transformers==5.17.* huggingface_hub==1.33.* datasets==4.4.* accelerate==1.12.* timm==1.0.31 \
   evaluate==0.4.6
 
-.PHONY: help venv dev train test test-slow test-lowest check smoke bench faults clean
+.PHONY: help venv dev train test test-slow test-lowest check smoke bench bench-gpu faults clean
 
 help:           ## print this help
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -60,6 +60,9 @@ faults: $(VENV)/.installed-dev ## kill a short run at 50 random moments, resume 
 
 bench: $(VENV)/.installed-dev ## measure against stock behaviour, and write benchmarks/results.json
 	$(BIN)/python -m benchmarks
+
+bench-gpu: $(VENV)/.installed-dev ## the same on a GPU, with larger models in bf16
+	$(BIN)/python -m benchmarks --gpu
 
 clean:          ## delete the runs
 	rm -rf runs out

@@ -1,4 +1,7 @@
-"""Runs every benchmark in a process of its own and writes benchmarks/results.json: `python -m benchmarks [--quick]`."""
+"""Runs every benchmark in a process of its own and writes benchmarks/results.json.
+
+python -m benchmarks [--gpu] [--quick]   # --gpu: also those that need one
+"""
 
 import json
 import subprocess
@@ -9,15 +12,17 @@ from pathlib import Path
 from benchmarks.measure import ROOT
 
 # In the order of the table in results/benchmarks.md.
-BENCHMARKS = ("study_run", "input_cached", "input_crops", "evaluation", "loss", "inference", "import_time")
+BENCHMARKS = ("study_run", "input_cached", "input_crops", "evaluation", "loss", "inference", "scale", "import_time")
+ON_GPU = ("large",)
 
 
 def main() -> int:
     rows, failed = [], []
-    for name in BENCHMARKS:
+    options = [word for word in sys.argv[1:] if word != "--gpu"]
+    for name in (*BENCHMARKS, *(ON_GPU if "--gpu" in sys.argv else ())):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "rows.json"
-            command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(file), *sys.argv[1:]]
+            command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(file), *options]
             if subprocess.run(command, cwd=ROOT).returncode:
                 failed.append(name)
             else:

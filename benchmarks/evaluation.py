@@ -46,10 +46,10 @@ def run(options: Options) -> list[dict[str, Any]]:
             per_device_eval_batch_size=BATCH, use_cpu=not CUDA,
         )  # fmt: skip
         theirs.remove_callback(PrinterCallback)
-        title, rounds = f"evaluation, {count} camvid images at {SIZE[0]} x {SIZE[1]}", min(3, options.rounds)
+        title, rounds = f"evaluation, camvid validation at {SIZE[0]} x {SIZE[1]} input", min(3, options.rounds)
         limit, evaluate = seconds(forward), seconds(ours.evaluate)
         rows = [
-            compare(f"{title}: forward alone", limit, evaluate, unit="s", target=1 / 1.15, rounds=rounds),
+            compare(title, limit, evaluate, unit="s", target=1 / 1.15, rounds=rounds),
             compare(f"{title}: stock", seconds(theirs.evaluate), evaluate, unit="s", limit=limit, rounds=rounds),
         ]
         if options.trace:

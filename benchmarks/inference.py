@@ -46,11 +46,14 @@ def run(options: Options) -> list[dict[str, Any]]:
 
             speeds = {batch: rate(lambda batch=batch: stock(batch), len(files))() for batch in BATCHES}
             best_batch = max(speeds, key=lambda batch: speeds[batch])
-            print("pipeline: " + ", ".join(f"batch {batch} {speed:.1f} images/s" for batch, speed in speeds.items()))
+            print(
+                f"best batch {best_batch}; pipeline: "
+                + ", ".join(f"batch {batch} {speed:.1f} images/s" for batch, speed in speeds.items())
+            )
             shape = f"{size[0]} x {size[1]}"
             rows.append(
                 compare(
-                    f"inference, {len(files)} camvid images, input {shape} (pipeline: batch {best_batch})",
+                    f"inference, 64 camvid images, SegFormer-B0, input {shape}",
                     rate(lambda batch=best_batch: stock(batch), len(files), warm_up=0),
                     rate(ours, len(files)),
                     unit="images/s",

@@ -71,7 +71,7 @@ def run(options: Options) -> list[dict[str, Any]]:
 
         rows = [
             compare(
-                f"input, pets {SIDE} x {SIDE}, cached (stock: {faster})",
+                f"input alone, cached {SIDE} x {SIDE}",
                 read_stock[faster],
                 rate(read_ours, repeats * len(part)),
                 unit="images/s",

@@ -60,7 +60,7 @@ def run(options: Options) -> list[dict[str, Any]]:
 
     rows = [
         compare(
-            "input, camvid, 256 x 256 crops, not cached",
+            "input alone, camvid, random 256 x 256 crops after scale jitter, not cached",
             rate(read_stock, len(part)),
             rate(read_ours, len(part)),
             unit="images/s",
