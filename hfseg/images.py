@@ -1,10 +1,11 @@
-"""Pixels from and to files: pictures, masks, overlays."""
+"""Pixels from and to files: pictures and masks."""
 
 import io
 import os
 import struct
 import zlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def describe(source: Any) -> str:
     return str(name or f"an image given as {type(source).__name__}")
 
 
-def read_image(source: Any) -> np.ndarray:
+def read_image(source: Any, at_least: Sequence[int] | None = None) -> np.ndarray:
     """Reads a picture as a viewer shows it: upright by its EXIF orientation, in RGB.
 
     Equal to `transformers.image_utils.load_image` for pictures of 8 bits a channel (alpha is dropped, the first frame
@@ -67,6 +68,8 @@ def read_image(source: Any) -> np.ndarray:
     Args:
         source: a path, bytes, a file object, a PIL image, an (H, W) or (H, W, 1|3|4) uint8 or (H, W) uint16 array,
             or what `datasets` gives undecoded: {"bytes", "path"}.
+        at_least: (height, width): a JPEG file is decoded at 1/8, 1/4 or 1/2 of its size, in a part of the time, where
+            that is no smaller and both sides can be divided so (else it would be shifted against its mask).
 
     Returns:
         (H, W, 3) uint8.
@@ -74,7 +77,7 @@ def read_image(source: Any) -> np.ndarray:
     Raises:
         InputError: no file, no image, or a damaged one; names the file.
     """
-    image = _decode(source, "an image")
+    image = _decode(source, "an image", at_least)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         grey = _scale_to_uint8(np.asarray(image), image.mode == "F", source)
         return np.repeat(grey[..., None], 3, axis=2)
@@ -121,11 +124,11 @@ def read_mask(source: Any) -> np.ndarray:
     return np.ascontiguousarray(values)
 
 
-def check_pair(image: np.ndarray, mask: np.ndarray, source: Any, image_source: Any = None) -> None:
+def check_pair(size: tuple[int, ...], mask: np.ndarray, source: Any, image_source: Any = None) -> None:
     """An image and its mask must have one size.
 
     Args:
-        image: (H, W, 3).
+        size: (H, W) of the image.
         mask: (H, W) or (H, W, 3).
         source: the mask's file, named in the message.
         image_source: the image's file; its EXIF orientation may explain the difference.
@@ -133,7 +136,7 @@ def check_pair(image: np.ndarray, mask: np.ndarray, source: Any, image_source: A
     Raises:
         InputError: the sizes differ; names the file and both sizes as (height, width).
     """
-    size, mask_size = image.shape[:2], mask.shape[:2]
+    mask_size = mask.shape[:2]
     if size == mask_size:
         return
     advice = "Save the mask at the image's own size."
@@ -160,30 +163,18 @@ def save_mask(pred: np.ndarray, palette: Sequence[Sequence[int]], path: str | Pa
     save_png(path, image)
 
 
-def overlay(image: np.ndarray, pred: np.ndarray, palette: Sequence[Sequence[int]], alpha: float = 0.5) -> np.ndarray:
-    """Lays the classes' colours over a picture; pixels without a colour (255, ignored) stay as they are.
-
-    Args:
-        image: (H, W, 3) uint8.
-        pred: (H, W) class ids, or 255.
-        palette: one RGB colour a class.
-        alpha: share of the colour, 0 to 1.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
-    assert image.shape[:2] == pred.shape, f"image {image.shape}, pred {pred.shape}"
-    if not 0 <= alpha <= 1:
-        raise InputError(f"alpha is {alpha}; the share of the colour lies between 0 and 1.")
-    colors = np.zeros((max(256, len(palette)), 3), np.float32)
-    colors[: len(palette)] = np.reshape(palette, (-1, 3))
-    share = np.zeros((len(colors), 1), np.float32)
-    share[: len(palette)] = alpha
-    blended = image + share[pred] * (colors[pred] - image)
-    return blended.round().astype(np.uint8)
+def read_size(source: Any) -> tuple[int, int]:
+    """(height, width) of a picture upright, from the file's head alone."""
+    if isinstance(source, np.ndarray):
+        return source.shape[0], source.shape[1]
+    try:
+        with nullcontext(source) if isinstance(source, Image.Image) else open_image(source) as image:
+            return image.size if _swaps_sides(image) else (image.height, image.width)
+    except UNREADABLE as error:
+        raise InputError(f"{describe(source)} can't be read as an image: {explain(source, error)}.") from error
 
 
-def _decode(source: Any, what: str) -> Image.Image:
+def _decode(source: Any, what: str, at_least: Sequence[int] | None = None) -> Image.Image:
     """Opens and decodes, upright."""
     try:
         if isinstance(source, Image.Image):
@@ -191,12 +182,22 @@ def _decode(source: Any, what: str) -> Image.Image:
         if isinstance(source, np.ndarray):
             return Image.fromarray(_check_image_array(source))
         with open_image(source) as image:
+            if at_least is not None and image.format == "JPEG":
+                _shrink(image, at_least[::-1] if not _swaps_sides(image) else at_least)
             return _turn_upright(image)
     except InputError:
         raise
     except UNREADABLE as error:
         problem = f"{describe(source)} can't be read as {what}: {explain(source, error)}"
         raise InputError(f"{problem}. Replace it, or leave it out.") from error
+
+
+def _shrink(image: Image.Image, at_least: Sequence[int]) -> None:
+    """Has a JPEG decoded at a part of its size; `at_least` is (width, height) as stored."""
+    for part in (8, 4, 2):
+        if all(side % part == 0 and side // part >= least for side, least in zip(image.size, at_least)):
+            image.draft(image.mode, (image.width // part, image.height // part))
+            return
 
 
 def _to_file(source: Any) -> Any:
@@ -219,7 +220,11 @@ def _is_turned(source: Any) -> bool:
     if source is None or isinstance(source, np.ndarray | Image.Image):
         return False
     with open_image(source) as image:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return _swaps_sides(image)
+
+
+def _swaps_sides(image: Image.Image) -> bool:
+    return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
 
 
 def explain(source: Any, error: BaseException) -> str:

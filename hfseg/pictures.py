@@ -1,4 +1,4 @@
-"""Pictures of a model card, drawn in milliseconds: they are made anew with each best model."""
+"""Overlays, and the pictures of a model card, drawn in milliseconds: they are made anew with each best model."""
 
 import io
 import math
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from hfseg.images import overlay
+from hfseg.errors import InputError
 from hfseg.labels import OKABE_ITO, Labels
 
 TILE = 192  # longest side of a picture on the sheet, in pixels
@@ -129,3 +129,26 @@ def _ticks(low: float, high: float) -> list[float]:
     step = 10 ** math.floor(math.log10(span / 4))
     step = next(step * factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 5)
     return [round(low + i * step, 10) for i in range(math.ceil(span / step - 1e-9) + 1)]
+
+
+def overlay(image: np.ndarray, pred: np.ndarray, palette: Sequence[Sequence[int]], alpha: float = 0.5) -> np.ndarray:
+    """Lays the classes' colours over a picture; pixels without a colour (255, ignored) stay as they are.
+
+    Args:
+        image: (H, W, 3) uint8.
+        pred: (H, W) class ids, or 255.
+        palette: one RGB colour a class.
+        alpha: share of the colour, 0 to 1.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    assert image.shape[:2] == pred.shape, f"image {image.shape}, pred {pred.shape}"
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha is {alpha}; the share of the colour lies between 0 and 1.")
+    colors = np.zeros((max(256, len(palette)), 3), np.float32)
+    colors[: len(palette)] = np.reshape(palette, (-1, 3))
+    share = np.zeros((len(colors), 1), np.float32)
+    share[: len(palette)] = alpha
+    blended = image + share[pred] * (colors[pred] - image)
+    return blended.round().astype(np.uint8)

@@ -18,9 +18,10 @@ from hfseg.bands import predict_ids_by_bands
 from hfseg.bundle import Bundle, read_bundle
 from hfseg.errors import InputError
 from hfseg.files import save_figure
-from hfseg.images import overlay, read_image, read_mask
+from hfseg.images import read_image, read_mask
 from hfseg.labels import Labels, build_palette, class_names
 from hfseg.losses import upsample
+from hfseg.pictures import overlay
 from hfseg.plots import plot_predictions
 
 URL_TIMEOUT = 30  # seconds

@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         horizontal_flip=data_args.horizontal_flip,
         photometric_distortion=data_args.photometric_distortion,
     )
-    train_transform = SegTransform(labels, processor, train=True, augmentation=augmentation, seed=args.seed)
+    options: dict[str, Any] = dict(augmentation=augmentation, seed=args.seed, reduced_jpeg=data_args.reduced_jpeg)
+    train_transform = SegTransform(labels, processor, train=True, **options)
     eval_transform = SegTransform(labels, processor, resolution=args.eval_resolution)
     bad = BadSamples(data_args.on_bad_sample, dataset)
     guards = bad.guard(train_transform, "train"), bad.guard(eval_transform, "validation")

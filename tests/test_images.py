@@ -15,8 +15,9 @@ from transformers.image_utils import load_image
 
 from hfseg import images
 from hfseg.errors import InputError
-from hfseg.images import check_pair, describe, overlay, read_image, read_mask, save_mask
+from hfseg.images import check_pair, describe, read_image, read_mask, save_mask
 from hfseg.labels import build_palette
+from hfseg.pictures import overlay
 
 ORIENTATION = 0x0112
 # What each format can store.
@@ -140,7 +141,7 @@ def test_real_files_behind_jpg_names(pets_dir: Path) -> None:
             assert image.format == kind
         pixels = read_image(path)
         assert np.array_equal(pixels, np.array(load_image(str(path))))
-        check_pair(pixels, read_mask(pets_dir / "annotations" / "trimaps" / f"{name}.png"), name)
+        check_pair(pixels.shape[:2], read_mask(pets_dir / "annotations" / "trimaps" / f"{name}.png"), name)
 
 
 @pytest.mark.parametrize(
@@ -262,11 +263,11 @@ def test_exif_orientation_is_applied_to_masks(tmp_path: Path) -> None:
 
 
 def test_pairs_of_unequal_size_are_named(tmp_path: Path) -> None:
-    check_pair(draw(), draw()[..., 0], "mask.png")
+    check_pair(draw().shape[:2], draw()[..., 0], "mask.png")
     with pytest.raises(
         InputError, match=r"mask\.png: the mask is \(4, 8\), its image \(6, 8\) \(height, width\)"
     ) as error:
-        check_pair(draw(), draw(4)[..., 0], "mask.png")
+        check_pair(draw().shape[:2], draw(4)[..., 0], "mask.png")
     assert "EXIF" not in str(error.value) and one_line(error)
 
 
@@ -276,10 +277,10 @@ def test_a_turned_image_explains_the_sizes(tmp_path: Path) -> None:
     mask = draw()[..., 0]
     for source in (turned, {"bytes": None, "path": str(turned)}, turned.read_bytes()):
         with pytest.raises(InputError, match=r"mask\.png.*\(6, 8\).*\(8, 6\).*is turned by its EXIF orientation"):
-            check_pair(read_image(source), mask, "mask.png", source)
+            check_pair(read_image(source).shape[:2], mask, "mask.png", source)
     for other in (straight, None, draw(8, 6)):
         with pytest.raises(InputError, match="may be turned"):
-            check_pair(draw(8, 6), mask, "mask.png", other)
+            check_pair(draw(8, 6).shape[:2], mask, "mask.png", other)
 
 
 # ---- writing ----

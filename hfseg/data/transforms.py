@@ -29,7 +29,7 @@ from hfseg.data.processors import (
 )
 from hfseg.data.resize import ResizedMask, Window, resize_mask, resize_window
 from hfseg.errors import InputError
-from hfseg.images import check_pair, describe, read_image, read_mask
+from hfseg.images import check_pair, describe, read_image, read_mask, read_size
 from hfseg.labels import Labels
 
 __all__ = [
@@ -58,6 +58,8 @@ class SegTransform:
         augmentation: its scales are relative to the processor's size, so that things are as large in evaluation as
             they are in training on average. With a crop, the model is fed the crop's size in training.
         seed: of the augmentation, 0 or more.
+        reduced_jpeg: in training, a JPEG is decoded at a part of its size where that is still as large as what is fed;
+            see `hfseg.images.read_image`.
         resolution: size of the labels. input: that of the pixel values; native: the mask file's own.
 
     Raises:
@@ -74,6 +76,7 @@ class SegTransform:
         augmentation: Augmentation | None = None,
         seed: int = 0,
         resolution: Literal["input", "native"] = "input",
+        reduced_jpeg: bool = False,
     ) -> None:
         if resolution not in ("input", "native"):
             raise InputError(f"resolution is {resolution!r}; allowed are 'input' and 'native'.")
@@ -82,7 +85,7 @@ class SegTransform:
         self.labels, self.processor, self.seed, self.resolution = labels, processor, seed, resolution
         self.augmentation = (augmentation if train else None) or Augmentation()
         assert resolution == "input" or not self.augmentation.changes_size, "native masks are for evaluation"
-        self.plain, self.train = is_plain(processor), train
+        self.plain, self.train, self.reduced_jpeg = is_plain(processor), train, train and reduced_jpeg
         check_processor(processor, self.augmentation.changes_size)
         self.size = (processor.size["height"], processor.size["width"]) if self.plain else None
         self.crop_size = self.augmentation.crop_size or (self.size if self.augmentation.scale_jitter else None)
@@ -125,10 +128,10 @@ class SegTransform:
 
     def _sample(self, image_source: Any, mask_source: Any, sample_index: int) -> dict[str, Any]:
         rng = self.generator(sample_index)
-        image, mask = self._read(image_source, mask_source)
         if self.size is None:
-            return self._process(self.vary(image, mask, rng), describe(image_source))
+            return self._process(self.vary(*self._read(image_source, mask_source), rng), describe(image_source))
         size = self._draw_size(rng)
+        image, mask = self._read(image_source, mask_source, size if self.reduced_jpeg else None)
         if self.crop_size is None:
             return self.vary(*self._resize(image, mask, size), rng)
         resized_mask = ResizedMask(mask, size)
@@ -185,9 +188,9 @@ class SegTransform:
             sample["changes"] = changes
         return sample
 
-    def _read(self, image_source: Any, mask_source: Any) -> tuple[Image, Mask]:
-        pixels, raw = read_image(image_source), read_mask(mask_source)
-        check_pair(pixels, raw, mask_source)
+    def _read(self, image_source: Any, mask_source: Any, at_least: tuple[int, int] | None = None) -> tuple[Image, Mask]:
+        pixels, raw = read_image(image_source, at_least), read_mask(mask_source)
+        check_pair(pixels.shape[:2] if at_least is None else read_size(image_source), raw, mask_source)
         ids = self.labels.encode(raw, source=describe(mask_source))
         return Image(torch.from_numpy(pixels).permute(2, 0, 1)), Mask(torch.from_numpy(ids))
 

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from hfseg.images import overlay
 from hfseg.labels import IGNORE_INDEX, Labels
+from hfseg.pictures import overlay
 from hfseg.plots.style import style
 
 RIGHT, WRONG, UNKNOWN = (236, 236, 236), (17, 17, 17), (160, 160, 160)  # in maps of errors; no class has them

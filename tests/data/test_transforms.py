@@ -39,6 +39,7 @@ from hfseg.data.transforms import (
     prepare,
 )
 from hfseg.errors import InputError
+from hfseg.images import read_image, read_size
 from hfseg.labels import Labels
 
 PETS = Labels(("background", "boundary", "foreground"), ids={1: 2, 2: 0, 3: 1})
@@ -500,3 +501,46 @@ def test_collate_stacks_or_lists_the_labels() -> None:
 def test_collate_says_what_to_do_with_images_of_many_sizes() -> None:
     with pytest.raises(InputError, match="8 x 6 and 9 x 6.*image_size"):
         collate([sample((8, 6), (8, 6)), sample((9, 6), (9, 6))])
+
+
+# ---- JPEGs at a part of their size ----
+def draw_photo(height: int, width: int, orientation: int = 1) -> dict[str, Any]:
+    """A smooth picture, as a JPEG that a viewer turns."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[274] = orientation
+    image.save(file, "JPEG", quality=95, exif=exif)
+    return {"bytes": file.getvalue(), "path": "photo.jpg"}
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_is_decoded_at_a_part_of_its_size(orientation: int) -> None:
+    photo = draw_photo(408, 600, orientation)
+    upright = (408, 600) if orientation == 1 else (600, 408)
+    assert read_size(photo) == read_image(photo).shape[:2] == upright
+    for at_least, part in (((40, 50), 8), ((upright[0] // 4, 50), 4), ((upright[0] // 4 + 2, 50), 2), ((601, 9), 1)):
+        assert read_image(photo, at_least).shape[:2] == tuple(side // part for side in upright)
+    assert read_image(draw_photo(404, 600), (40, 50)).shape[:2] == (101, 150), "404 is no multiple of 8"
+    assert read_image(draw_photo(403, 600), (40, 50)).shape[:2] == (403, 600)
+    mask = np.random.default_rng(1).integers(0, 4, upright, np.uint8)
+    options: dict[str, Any] = dict(train=True, augmentation=Augmentation((0.5, 2.0), (40, 48), 1.0, 0.5, True), seed=3)
+    plain, reduced = (
+        SegTransform(CODED, build_processor((40, 60)), **options, reduced_jpeg=part) for part in (False, True)
+    )
+    for index in range(6):
+        (pixels, labels), (others, same) = (feed(one, photo, mask, index) for one in (plain, reduced))
+        assert torch.equal(labels, same) and pixels.shape == others.shape
+        assert 0 < (pixels.float() - others.float()).abs().mean() < 1.5
+    png = np.random.default_rng(2).integers(0, 256, (*upright, 3), np.uint8)
+    assert torch.equal(feed(plain, png, mask)[0], feed(reduced, png, mask)[0])
+    with pytest.raises(InputError, match="the mask is"):
+        feed(reduced, photo, mask[1:])
+
+
+def test_evaluation_decodes_the_whole_jpeg() -> None:
+    photo, mask = draw_photo(400, 600), np.zeros((400, 600), np.uint8)
+    evaluation = SegTransform(CODED, build_processor((40, 60)), reduced_jpeg=True)
+    assert torch.equal(
+        feed(evaluation, photo, mask)[0], feed(SegTransform(CODED, build_processor((40, 60))), photo, mask)[0]
+    )
