@@ -89,7 +89,8 @@ def plot_curves(runs: Mapping[str, Mapping[str, Curve]], lines: Mapping[str, int
                 handles.setdefault(label, line)
             _finish(axis, panel, panel.endswith("mIoU"))
         if handles:
-            columns = min(len(handles), 3)
+            entry = 0.85 + 0.085 * max(map(len, handles))  # inches, the line and the space around it included
+            columns = max(1, min(len(handles), 3, int(figure.get_figwidth() / entry)))
             figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, handlelength=3.5)
     return figure
 

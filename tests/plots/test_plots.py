@@ -56,3 +56,13 @@ def test_lines_of_runs_differ_in_more_than_colour() -> None:
 def test_shrunk_pictures_keep_their_proportions(shape: tuple[int, ...]) -> None:
     small = shrink(np.zeros(shape, np.uint8))
     assert max(small.shape[:2]) <= 160 and small.ndim == len(shape) and min(small.shape[:2]) >= 1
+
+
+@pytest.mark.parametrize("name", ["a", "segformer_finetune_half_lr", "a_very_long_name_of_a_run_that_someone_gave_" * 2])
+def test_a_legend_of_long_names_stays_within_the_figure(name: str) -> None:
+    curve = Curve(np.array([1.0, 2.0]), np.array([[0.1, 0.2]] * 3))
+    figure = plot_curves({f"{name}{i}"[:80]: dict.fromkeys(PANELS, curve) for i in range(4)})
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
