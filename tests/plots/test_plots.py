@@ -58,7 +58,7 @@ def test_shrunk_pictures_keep_their_proportions(shape: tuple[int, ...]) -> None:
     assert max(small.shape[:2]) <= 160 and small.ndim == len(shape) and min(small.shape[:2]) >= 1
 
 
-@pytest.mark.parametrize("name", ["a", "segformer_finetune_half_lr", "a_very_long_name_of_a_run_that_someone_gave_" * 2])
+@pytest.mark.parametrize("name", ["a", "segformer_finetune_half_lr", "a_long_name_that_someone_gave_" * 3])
 def test_a_legend_of_long_names_stays_within_the_figure(name: str) -> None:
     curve = Curve(np.array([1.0, 2.0]), np.array([[0.1, 0.2]] * 3))
     figure = plot_curves({f"{name}{i}"[:80]: dict.fromkeys(PANELS, curve) for i in range(4)})
