@@ -75,7 +75,8 @@ class ResumingTrainer(SavingTrainer):
         if same:
             files = [checkpoint / f"running_{rank}.pt"]
         try:
-            parts = [torch.load(path, map_location=self.args.device, weights_only=True) for path in files]
+            # Not onto args.device, which is cpu:0 in several processes on a CPU: torch can't load to that.
+            parts = [torch.load(path, map_location="cpu", weights_only=True) for path in files]
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):  # of a log line, not of the training
             logger.warning(f"{checkpoint}: the sums of the broken epoch can't be read; its next log entry starts anew.")
             return

@@ -69,7 +69,7 @@ def read_run(output_dir: Path) -> dict[str, Any]:
         "best": load_file(output_dir / "best" / "model.safetensors"),
         "optimizer": torch.load(last / "optimizer.pt", weights_only=True),
         "scheduler": torch.load(last / "scheduler.pt", weights_only=True),
-        "random numbers": torch.load(last / "rng_state.pth", weights_only=False)["cpu"],
+        "random numbers": [torch.load(path, weights_only=False)["cpu"] for path in sorted(last.glob("rng_state*.pth"))],
         "log": [_without_times(entry) for entry in state["log_history"]],
         "step": state["global_step"],
         "best metrics": _without_times(best),

@@ -93,5 +93,7 @@ def test_one_of_two_machines_dies_and_both_go_on(machines: list[list[str]], tmp_
     assert len(runs[0].told()) == 1 and "Traceback" not in runs[0].text(), runs[0].text()[-3000:]
     assert find_checkpoint(tmp_path / "run", "auto")
 
-    finish(start(machines, recipe, tmp_path / "run", "--resume_from_checkpoint", "auto"))
+    both = start(machines, recipe, tmp_path / "run", "--resume_from_checkpoint", "auto")
+    finish(both)
+    assert not any("can't be read" in run.text() for run in both)
     assert not list_differences(read_run(tmp_path / "whole"), read_run(tmp_path / "run"))
