@@ -54,7 +54,7 @@ def compare_steps(name: str) -> None:
     model: Any = DistributedDataParallel(build(name, Labels(["a", "b", "c"]), weights="scratch").to(device))
     sent = [0]
 
-    def count(state: Any, bucket: Any) -> Any:
+    def count(state: Any, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
         sent[0] += bucket.buffer().numel() * bucket.buffer().element_size()
         return default_hooks.allreduce_hook(state, bucket)
 

@@ -81,7 +81,7 @@ def time_first_step(root: str) -> None:
     SegTrainer.__init__ = init_with_callback  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as output:
         words = [str(ROOT / "recipes/segformer_camvid.json"), "--weights", "scratch", "--data_dir", root]
-        words += ["--image_size", "64", "96", "--cache", "none", "--output_dir", output, "--max_steps", "1"]
+        words += ["--image_size", "64", "96", "--cache", "none", "--output_dir", output, "--max_steps", "100"]
         train.main(words)
 
 
