@@ -154,6 +154,9 @@ class SegTrainer(MatrixEvaluation, InputTrainer, SteadyTrainer):
         """With `lr_gamma`, the learning rate is multiplied by it after each epoch (PyTorch's ExponentialLR)."""
         gamma = getattr(self.args, "lr_gamma", None)
         if gamma is None or self.lr_scheduler is not None:
+            # A run that ends with its warm-up: the polynomial schedule would divide by the steps after it, none.
+            while self.args.get_warmup_steps(num_training_steps) == num_training_steps:
+                num_training_steps += 1
             return super().create_scheduler(num_training_steps, optimizer)
         steps_per_epoch = self.steps_per_epoch
         optimizer = optimizer or self.optimizer

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 from hfseg.errors import EXIT_CODE_FILE
@@ -60,8 +61,18 @@ class WorkerInit:
             threading.Thread(target=self._wait_for_trainer, daemon=True).start()
         if os.getppid() == self.trainer and (set_signal := die_with_parent(self.trainer, signal.SIGKILL)) is not None:
             set_signal()
+        sys.excepthook = self._report
         if self.before is not None:
             self.before(worker_id)
+
+    @staticmethod
+    def _report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        """Exceptions of the data set reach the trainer otherwise; here ends the thread that hands tensors to it.
+
+        A trainer that ends leaves that connection in the middle, and the reason is told there.
+        """
+        if not isinstance(error, (EOFError, ConnectionError)):
+            sys.__excepthook__(kind, error, traceback)
 
     def _wait_for_trainer(self) -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != self.trainer:

@@ -257,6 +257,15 @@ def test_lr_gamma_steps_once_an_epoch(tmp_path: Path) -> None:
     assert rates == pytest.approx([1e-3] * 3 + [5e-4] * 3 + [2.5e-4] * 3 + [1.25e-4] * 3)
 
 
+@pytest.mark.parametrize("warmup", [0.05, 0.9, 1])
+def test_a_run_may_end_with_its_warm_up(warmup: float, tmp_path: Path) -> None:
+    settings = dict(max_steps=1, learning_rate=1e-3, lr_scheduler_type="polynomial", warmup_steps=warmup)
+    trainer = SegTrainer(tiny_segformer(), arguments(tmp_path, **settings), train_dataset=batch_of(8))
+    trainer.train()
+    assert trainer.state.global_step == 1
+    assert 0 < trainer.lr_scheduler.get_last_lr()[0] <= 1e-3
+
+
 def test_amsgrad_reaches_the_optimizer(tmp_path: Path) -> None:
     trainer = SegTrainer(tiny_segformer(), arguments(tmp_path, amsgrad=True))
     assert all(group["amsgrad"] for group in trainer.create_optimizer().param_groups)
