@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from hfseg.checkpoints import unwrap
 from hfseg.errors import GO_ON, InputError, RunError
+from hfseg.models.trial import trains_on_one_image
 from hfseg.saving import TORCH_WRITER, describe_write_error
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -67,9 +69,10 @@ def describe_out_of_memory(trainer: Any, size_key: str, size: Sequence[int]) -> 
         batch = args.per_device_train_batch_size
         smaller = next(part for part in range(batch // 2, 0, -1) if batch % part == 0)
         steps = args.gradient_accumulation_steps * batch // smaller
-        changes.append(
-            f"--per_device_train_batch_size {smaller} --gradient_accumulation_steps {steps} (the same global batch)"
-        )
+        if smaller > 1 or trains_on_one_image(unwrap(trainer.model), (size[0], size[1])):
+            changes.append(
+                f"--per_device_train_batch_size {smaller} --gradient_accumulation_steps {steps} (the same global batch)"
+            )
     lower = [max(side * 3 // 4 // SIZE_STEP * SIZE_STEP, SIZE_STEP) for side in size]
     if lower != list(size):
         changes.append(f"--{size_key} {lower[0]} {lower[1]} (a new run)")

@@ -6,16 +6,18 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import psutil
 import torch
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from hfseg.data.cached_dataset import CachedDataset
 from hfseg.data.streamed_dataset import StreamedDataset
 from hfseg.data.transforms import SegTransform, finish_batch
+from hfseg.errors import InputError
+from hfseg.models.trial import trains_on_one_image
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +41,43 @@ class InputTrainer(Trainer):
         if isinstance(dataset, CachedDataset):
             self._keep_resident(dataset)
         plan = plan_loading(dataset, batch_size, description == "Training", self.args)
-        with _settings(self.args, plan):
+        if isinstance(dataset, StreamedDataset):
+            dataset.divide(self.args.process_index, self.args.world_size, batch_size)
+        drop_last = description == "Training" and self._drops_last(dataset, batch_size)
+        with _settings(self.args, {**vars(plan), "drop_last": drop_last}):
             if isinstance(dataset, StreamedDataset):
-                dataset.divide(self.args.process_index, self.args.world_size, batch_size)
                 with _not_divided_again(self.accelerator):
                     return super()._get_dataloader(dataset, description, batch_size, *args, **kwargs)
             return super()._get_dataloader(dataset, description, batch_size, *args, **kwargs)
+
+    def _drops_last(self, dataset: Any, batch_size: int) -> bool:
+        """Whether a smaller last batch is left out: as the user says, or if it has one image and the model can't.
+
+        Raises:
+            InputError: every batch has, or that one can't be left out.
+        """
+        is_stream = isinstance(dataset, StreamedDataset)
+        # Of several processes each gets whole batches: accelerate fills the last ones from the beginning.
+        last_is_one = len(dataset) % batch_size == 1 and (is_stream or self.args.world_size == 1)
+        if batch_size > 1 and (not last_is_one or self.args.dataloader_drop_last):
+            return self.args.dataloader_drop_last
+        size = _input_size(dataset) or tuple(dataset[0]["pixel_values"].shape[-2:])
+        if trains_on_one_image(cast(PreTrainedModel, self.model), size):
+            return self.args.dataloader_drop_last
+        what = f"{type(self.model).__name__} can't learn from a batch of one image"
+        if batch_size == 1 or len(dataset) == 1:
+            raise InputError(
+                f"per_device_train_batch_size is {batch_size} for {len(dataset)} images: {what}, since its head takes "
+                "the mean of each. Give it 2 or more of both."
+            )
+        if is_stream:
+            larger = next(size for size in range(batch_size + 1, 2 * batch_size + 2) if len(dataset) % size != 1)
+            raise InputError(
+                f"{what}, and {len(dataset)} images of a stream end with one in batches of {batch_size}: give "
+                f"--per_device_train_batch_size {larger}."
+            )
+        logger.warning(f"{what}: the last one of each epoch, of {len(dataset)} images, is left out.")
+        return True
 
     def _keep_resident(self, dataset: CachedDataset) -> None:
         """Copies a cached data set to the device where it takes less than its share of the memory there."""
@@ -116,16 +149,28 @@ def free_bytes() -> int:
 
 def _sample_bytes(dataset: datasets.Dataset | StreamedDataset) -> int:
     """Of an image and its mask, from above where its size can't be known."""
-    if isinstance(dataset, StreamedDataset):
-        transform = dataset.transform
-    else:
-        transform = dataset.format["format_kwargs"].get("transform")
-    transform = getattr(transform, "transform", transform)  # of a guarded one
-    if not isinstance(transform, SegTransform) or transform.size is None:
+    size = _input_size(dataset)
+    if size is None:
         return 16 * 1024 * 1024  # float32, or a size for each image
+    masks = 16 if _transform(dataset).resolution == "native" else 1  # four times as high and wide as the input
+    return (3 + masks) * size[0] * size[1]
+
+
+def _input_size(dataset: Any) -> tuple[int, int] | None:
+    """(height, width) that the model is fed, where all images have the same and a transform of ours knows it."""
+    transform = _transform(dataset)
+    if not isinstance(transform, SegTransform) or transform.size is None:
+        return None
     height, width = transform.crop_size or transform.size
-    masks = 16 if transform.resolution == "native" else 1  # four times as high and wide as the input
-    return (3 + masks) * height * width
+    return height, width
+
+
+def _transform(dataset: Any) -> Any:
+    if isinstance(dataset, datasets.Dataset):
+        transform = dataset.format["format_kwargs"].get("transform")
+    else:
+        transform = getattr(dataset, "transform", None)
+    return getattr(transform, "transform", transform)  # of a guarded one
 
 
 @contextmanager
@@ -140,12 +185,12 @@ def _not_divided_again(accelerator: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _settings(args: Any, plan: Loading) -> Iterator[None]:
+def _settings(args: Any, settings: dict[str, Any]) -> Iterator[None]:
     """Trainer reads the settings of a DataLoader from its arguments: these hold for one of them."""
-    names = [f"dataloader_{name}" for name in vars(plan)]
+    names = [f"dataloader_{name}" for name in settings]
     before = {name: getattr(args, name) for name in names}
     try:
-        for name, value in zip(names, vars(plan).values()):
+        for name, value in zip(names, settings.values()):
             setattr(args, name, value)
         yield
     finally:

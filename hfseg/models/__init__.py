@@ -15,6 +15,7 @@ from hfseg.models.builders import build_timm, build_torchvision
 from hfseg.models.encoder import freeze_encoder
 from hfseg.models.timm_seg import TimmForSemanticSegmentation, TimmSegConfig
 from hfseg.models.torchvision_seg import TorchvisionForSemanticSegmentation, TorchvisionSegConfig
+from hfseg.models.trial import check_size
 
 # name -> builder(name, labels, *, weights, trust_remote_code); some take image_size, aux_loss or head_dropout as well
 MODELS: dict[str, Callable[..., PreTrainedModel]] = {
@@ -92,6 +93,8 @@ def build(
     if weights == "imagenet" and builder is not build_torchvision:
         raise InputError(f"weights: imagenet is torchvision's word; for {name} give scratch, pretrained or a path.")
     model = builder(name, labels, **options)
+    if builder is segformer.build_checkpoint and image_size is not None:
+        check_size(model, name, image_size)
     if freeze == "encoder":
         freeze_encoder(model)
     return model

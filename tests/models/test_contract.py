@@ -35,11 +35,13 @@ from hfseg.args import SegTrainingArguments
 from hfseg.callbacks import BestBundleCallback
 from hfseg.checkpoints import reload_weights
 from hfseg.data.transforms import build_processor
+from hfseg.errors import InputError
 from hfseg.labels import Labels
 from hfseg.models import MODELS, build
 from hfseg.models.encoder import find_encoder, freeze_encoder
 from hfseg.models.timm_seg import TimmForSemanticSegmentation
 from hfseg.models.torchvision_seg import TorchvisionForSemanticSegmentation
+from hfseg.models.trial import check_size
 from hfseg.trainer import SegTrainer
 
 LABELS = Labels(["background", "boundary", "foreground"], palette=[(1, 2, 3), (40, 50, 60), (255, 0, 128)])
@@ -88,8 +90,10 @@ CHECKPOINTS: dict[str, Callable[[], PreTrainedConfig]] = {
         aspp_out_channels=16,
     ),
 }
-# transformers' implementations of these take images of the configured size alone.
-FIXED_SIZE = {"dpt", "data2vec"}
+# What transformers' implementations of these can't take, and then what they can. DPT takes squares, Data2Vec one size.
+REFUSED = {"dpt": ((64, 96), "96 x 96"), "data2vec": ((96, 96), "64 x 64"), "beit": ((8, 8), "32 x 32")}
+# Their heads shrink each image to one value of a channel, which BatchNorm can't normalise alone.
+NEEDS_TWO = ("deeplabv3", "checkpoint/upernet", "checkpoint/beit", "checkpoint/data2vec", "checkpoint/mobilevit")
 
 
 def case_name(case: Any) -> str:
@@ -223,9 +227,9 @@ class TestModel:
 
     def test_odd_sizes(self, case: tuple[str, PreTrainedModel], model: PreTrainedModel) -> None:
         images, labels = draw_batch(ODD)
-        if case[0].removeprefix("checkpoint/") in FIXED_SIZE:
-            with pytest.raises((ValueError, RuntimeError)):
-                model.eval()(pixel_values=images)
+        if case[0] in ("checkpoint/dpt", "checkpoint/data2vec"):
+            with pytest.raises(InputError, match="can't take 65 x 97 pixels"):
+                check_size(model, case[0], ODD)
             return
         outputs = model.eval()(pixel_values=images, labels=labels)
         assert torch.isfinite(outputs.loss) and outputs.logits.shape[-1] > outputs.logits.shape[-2]
@@ -288,6 +292,32 @@ class TestModel:
         resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
         assert resumed.state.global_step == 2 and count_equal(model, resumed.model) == total
 
+    def test_a_last_batch_of_one_image(
+        self,
+        case: tuple[str, PreTrainedModel],
+        model: PreTrainedModel,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        images, labels = draw_batch(count=3)
+        samples = [{"pixel_values": image, "labels": mask} for image, mask in zip(images, labels)]
+        before = state_of(model)
+        args = arguments(tmp_path)
+        args.max_steps, args.num_train_epochs = -1, 2
+        trainer = SegTrainer(model, args, train_dataset=samples, eval_dataset=samples)
+        loader = trainer.get_train_dataloader()
+        assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+        assert len(trainer.get_eval_dataloader()) == 1 and not args.dataloader_drop_last
+        trainer.train()
+        if case[0].startswith(NEEDS_TWO):
+            assert len(loader) == 1 and trainer.state.global_step == 2
+            assert "of 3 images, is left out" in caplog.text
+            args.per_device_train_batch_size = 1
+            with pytest.raises(InputError, match="per_device_train_batch_size is 1 .* Give it 2 or more"):
+                SegTrainer(model, args, train_dataset=samples, eval_dataset=samples).get_train_dataloader()
+        else:
+            assert len(loader) == 2 and trainer.state.global_step == 4
+
     @pytest.mark.parametrize("case", OVERFIT_CASES, indirect=True, scope="module")
     def test_overfits_one_batch(self, case: tuple[str, PreTrainedModel], model: PreTrainedModel) -> None:
         images, labels = draw_batch(count=4)
@@ -318,6 +348,16 @@ class TestModel:
         classifier = [n for n, _ in model.named_parameters() if "classifier" in n or n.startswith("head.")]
         own, theirs = model.state_dict(), other.state_dict()
         assert any(not torch.equal(own[name], theirs[name]) for name in classifier)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_size_that_a_checkpoint_refuses_is_told_with_one_that_works(kind: str, tmp_path: Path) -> None:
+    AutoModelForSemanticSegmentation.from_config(CHECKPOINTS[kind]()).save_pretrained(tmp_path)
+    size, works = REFUSED[kind]
+    with pytest.raises(InputError, match=f"image_size: .* can't take {size[0]} x {size[1]} pixels; {works} works"):
+        build(str(tmp_path), LABELS, image_size=size)
+    height, width = works.split(" x ")
+    assert build(str(tmp_path), LABELS, image_size=(int(height), int(width))).training
 
 
 def test_every_model_is_a_case() -> None:
