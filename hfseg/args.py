@@ -204,7 +204,12 @@ def parse(
         recipe.update(given)
     overrides = split_options(argv)
     _check_names([*recipe, *overrides], parser.key_names())
-    merged = {k: v for k, v in {**recipe, **overrides}.items() if v is not None and v != ["none"] and v != ["null"]}
+    worded = {action.dest for action in parser._actions if action.choices}  # where none is a word of its own, or wrong
+    merged = {
+        key: value
+        for key, value in {**recipe, **overrides}.items()
+        if value is not None and value != ["null"] and (value != ["none"] or key in worded)
+    }
     namespace, rest = parser.parse_known_args([token for k, v in merged.items() for token in _tokens(k, v)])
     if rest:
         raise InputError(f"{', '.join(rest[:8])}: more values than an option takes. Give one value where no list is.")

@@ -11,7 +11,7 @@
 set -euo pipefail
 export data=$1 lite0=$2
 shift 2
-rows=${*:-segformer_scratch lite0_finetune lite0_frozen lite0_scratch lite0_finetune_128}
+rows=${*:-segformer_scratch lite0_finetune lite0_frozen lite0_scratch lite0_finetune_128 camvid_segformer camvid_lite0}
 export hfseg=${HFSEG:-.venv/bin/hfseg} commit OMP_NUM_THREADS=1
 commit=$(git rev-parse --short HEAD)
 

@@ -37,6 +37,17 @@ def test_the_command_line_overrides_the_recipe(tmp_path: Path) -> None:
     assert merged == {"dataset": "pets", "num_train_epochs": 2.0, "image_size": [64, 32]}
 
 
+def test_none_is_a_word_where_it_is_a_choice_and_unset_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text('{"cache": "resized", "freeze": "encoder", "lr_gamma": 0.5, "label_files": "labelIds"}')
+    data, model, args, recipe = parse([str(path), *["--cache", "none", "--freeze", "none", "--lr_gamma", "none"]])
+    assert (data.cache, model.freeze, args.lr_gamma) == ("none", "none", None)
+    assert recipe == {"cache": "none", "freeze": "none", "label_files": "labelIds"}
+    assert parse([str(path), "--label_files", "null"])[0].label_files is None
+    with pytest.raises(InputError, match="Option boundary: invalid choice: 'none'"):
+        parse([str(path), "--boundary", "none"])
+
+
 def test_the_merged_recipe_runs_again_as_it_is(tmp_path: Path) -> None:
     recipe = write_recipe(
         tmp_path, dataset="folder", label_map={"3": 1, "4": 255}, crop_size=[32, 48], horizontal_flip=0.5

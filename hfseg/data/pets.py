@@ -57,7 +57,7 @@ def load(
             be a part of the data set: names that are in the lists but not on disk are left out, and counted in the log.
         validation_fraction: share of trainval that is held out, 0 to 1.
         split_seed: another seed holds out other images.
-        boundary: the border of the animals is a class of its own, or ignored: the class stays, without any pixel.
+        boundary: the border of the animals is a class of its own, or ignored; then there are two classes.
         binary: two classes, background and foreground; the border counts as foreground, unless it is ignored.
 
     Returns:
@@ -100,8 +100,10 @@ def load(
 
 def build_labels(boundary: str, binary: bool) -> Labels:
     """What trimap values mean; see `load`."""
-    names = ("background", "foreground") if binary else ("background", "boundary", "foreground")
-    border = IGNORE_INDEX if boundary == "ignore" else 1
+    ignored = boundary == "ignore"
+    # A class without a pixel would be an IoU of 0 in the mean as soon as one pixel is taken for it.
+    names = ("background", "foreground") if binary or ignored else ("background", "boundary", "foreground")
+    border = IGNORE_INDEX if ignored else 1
     return Labels(names, ids={PET: len(names) - 1, BACKGROUND: 0, BORDER: border})
 
 

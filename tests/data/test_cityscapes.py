@@ -21,7 +21,7 @@ RECIPE_NAMES = ("segformer_cityscapes", "fcn_cityscapes")
 
 
 def draw_tree(root: Path, label_files: str = "labelIds", ids: int = 34) -> Path:
-    """Two cities in each split; raw id i covers i + 1 pixels of a mask, in an order of its own."""
+    """Two cities in each split; each raw id in a number of pixels of its own, and some of 255, as a PNG holds -1."""
     rng = np.random.default_rng(0)
     for split, cities in (("train", ("aachen", "bochum")), ("val", ("frankfurt", "munster"))):
         for city in cities:
@@ -30,7 +30,8 @@ def draw_tree(root: Path, label_files: str = "labelIds", ids: int = 34) -> Path:
                 name = root / folder / split / city / f"{city}_000000_000019_{end}.png"
                 if folder == "gtFine":
                     values = np.repeat(np.arange(ids), np.arange(ids) + 1)
-                    mask = rng.permutation(np.resize(values, 24 * 32)).reshape(24, 32)
+                    values = np.concatenate([np.full(100, 255), np.resize(values, 24 * 32 - 100)])
+                    mask = rng.permutation(values).reshape(24, 32)
                     Image.fromarray(mask.astype(np.uint8)).save(name)
                 else:
                     Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8)).save(name)
@@ -45,8 +46,8 @@ def test_all_34_raw_ids_map_pixel_by_pixel(tmp_path: Path) -> None:
         for row in part:
             raw = np.array(row["mask"])
             mask = labels.encode(read_mask(row["mask"]))
-            assert len(np.unique(raw)) == 34
-            for raw_id in range(34):
+            assert len(np.unique(raw)) == 35
+            for raw_id in (*range(34), 255):
                 assert (mask[raw == raw_id] == TRAIN_IDS.get(raw_id, 255)).all(), raw_id
                 counted += int((raw == raw_id).sum())
     assert counted == 4 * 24 * 32
