@@ -1,8 +1,11 @@
+import inspect
 import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +20,7 @@ from hfseg.args import (
     parse,
     read_recipe,
 )
+from hfseg.data import DATASETS, hub_dataset, streaming
 from hfseg.errors import InputError
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.json"))
@@ -46,6 +50,16 @@ def test_none_is_a_word_where_it_is_a_choice_and_unset_elsewhere(tmp_path: Path)
     assert parse([str(path), "--label_files", "null"])[0].label_files is None
     with pytest.raises(InputError, match="Option boundary: invalid choice: 'none'"):
         parse([str(path), "--boundary", "none"])
+
+
+@pytest.mark.parametrize("loader", [*DATASETS.values(), hub_dataset.load, streaming.load])
+def test_every_option_of_a_loader_comes_from_the_recipe(loader: Callable[..., Any]) -> None:
+    args, marker = DataArguments(), object()
+    names = [name for name, p in inspect.signature(loader).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    for name in set(names) - {"num_validation", "num_test", "size", "seed"}:  # of `synthetic`, for tests
+        assert hasattr(args, name)
+        setattr(args, name, marker)
+        assert args.loader_options()[name] is marker
 
 
 def test_the_merged_recipe_runs_again_as_it_is(tmp_path: Path) -> None:

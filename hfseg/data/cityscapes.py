@@ -70,6 +70,8 @@ def find_root(data_dir: str | os.PathLike[str] | None, label_files: str) -> Path
     if label_files not in ("labelIds", "labelTrainIds"):
         raise InputError(f"label_files is {label_files!r}; allowed are labelIds and labelTrainIds.")
     root = Path(data_dir).expanduser().absolute()
+    if not root.is_dir():
+        raise InputError(f"data_dir {data_dir} is no folder. {WHERE}")
     for folder in ("leftImg8bit", "gtFine"):
         if not (root / folder).is_dir():
             raise InputError(f"data_dir {root} has no folder {folder}/. {WHERE}")
@@ -91,6 +93,9 @@ def _load_split(root: Path, split: str, label_files: str) -> Dataset:
     masks = {p.name.removesuffix(mask_end): p for p in (root / "gtFine" / split).glob(f"*/*{mask_end}")}
     if not images:
         raise InputError(f"{root / 'leftImg8bit' / split} holds no <city>/*{image_end}. {WHERE}")
+    other = "labelTrainIds" if label_files == "labelIds" else "labelIds"
+    if not masks and next((root / "gtFine" / split).glob(f"*/*{MASK_END.format(other)}"), None) is not None:
+        raise InputError(f"{root / 'gtFine' / split} holds {other} files alone: give --label_files {other}.")
     for found, others, what in ((images, masks, "label file"), (masks, images, "image")):
         if lacking := sorted(found.keys() - others.keys()):
             more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""

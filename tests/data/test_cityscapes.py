@@ -80,8 +80,10 @@ def test_it_is_loaded_by_name_with_its_option(tmp_path: Path) -> None:
     root = draw_tree(tmp_path, "labelTrainIds", 19)
     dataset, _ = load("cityscapes", data_dir=str(root), label_files="labelTrainIds", validation_fraction=0.1)
     assert len(dataset["train"]) == 2
-    with pytest.raises(InputError, match="has no label file"):
+    with pytest.raises(InputError, match="holds labelTrainIds files alone: give --label_files labelTrainIds"):
         load("cityscapes", data_dir=str(root))
+    with pytest.raises(InputError, match="data_dir .*nowhere is no folder"):
+        load("cityscapes", data_dir=str(root / "nowhere"))
 
 
 def test_train_id_files_are_taken_as_they_are(tmp_path: Path) -> None:
