@@ -107,7 +107,7 @@ CASES = [
 ]
 
 BIG = ("fcn_resnet50", "timm/swin_tiny_patch4_window7_224")
-OVERFIT_CASES = [pytest.param(n, marks=pytest.mark.slow) if (n := case_name(case)) in BIG else case for case in CASES]
+LIGHT_CASES = [pytest.param(n, marks=pytest.mark.slow) if (n := case_name(case)) in BIG else case for case in CASES]
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -292,6 +292,7 @@ class TestModel:
         resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
         assert resumed.state.global_step == 2 and count_equal(model, resumed.model) == total
 
+    @pytest.mark.parametrize("case", LIGHT_CASES, indirect=True, scope="module")
     def test_a_last_batch_of_one_image(
         self,
         case: tuple[str, PreTrainedModel],
@@ -318,7 +319,7 @@ class TestModel:
         else:
             assert len(loader) == 2 and trainer.state.global_step == 4
 
-    @pytest.mark.parametrize("case", OVERFIT_CASES, indirect=True, scope="module")
+    @pytest.mark.parametrize("case", LIGHT_CASES, indirect=True, scope="module")
     def test_overfits_one_batch(self, case: tuple[str, PreTrainedModel], model: PreTrainedModel) -> None:
         images, labels = draw_batch(count=4)
         optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
