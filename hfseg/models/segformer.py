@@ -2,6 +2,7 @@
 
 import logging
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,6 +84,9 @@ def draw_weights(model: SegformerForSemanticSegmentation) -> None:
 
 def build_checkpoint(name: str, labels: Labels, *, weights: str, trust_remote_code: bool = False) -> PreTrainedModel:
     """The architecture of a checkpoint (folder or Hub id); `pretrained` takes all its weights that fit the classes."""
+    is_folder = Path(name).is_dir()
+    if not is_folder:
+        logger.info(f"model: there is no folder {name} here; the Hub is asked for it")
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         set_labels(config, labels)
@@ -94,8 +98,9 @@ def build_checkpoint(name: str, labels: Labels, *, weights: str, trust_remote_co
     except InputError:
         raise
     except UNLOADABLE as error:
+        advice = "Give a folder that save_pretrained wrote, of a model for it." if is_folder else NO_NETWORK
         raise InputError(
-            f"model: {name} can't be loaded as a semantic segmentation model: {one_line(error)} {NO_NETWORK}"
+            f"model: {name} can't be loaded as a semantic segmentation model: {one_line(error)} {advice}"
         ) from error
     if weights != "scratch":
         load_encoder(model, weights, trust_remote_code=trust_remote_code)

@@ -134,6 +134,13 @@ def test_a_checkpoint_as_the_model(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert not equal_encoders(build(str(tmp_path), LABELS, weights="scratch"), source)
 
 
+def test_a_folder_that_is_no_model_is_told_without_a_word_of_networks(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="can't be loaded .* Give a folder that save_pretrained wrote") as told:
+        build(str(tmp_path), LABELS)
+    assert "network" not in str(told.value) and "scratch" not in str(told.value)
+
+
 # ---- state_dict files ----
 def test_keys_that_do_not_fit_are_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(1)
