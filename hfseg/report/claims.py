@@ -232,7 +232,10 @@ def _takes_background_for_pet(fcn: Run, segformer: Run) -> tuple[bool, str] | st
 
 def _converges_faster(fcn: Run, segformer: Run) -> tuple[bool, str] | str:
     # A longer training has more time to its best: both are looked at as if they had ended with the shorter one.
-    shared = min(seed.validations()[-1][0] for run in (fcn, segformer) for seed in run.finished)
+    curves = [seed.validations() for run in (fcn, segformer) for seed in run.finished]
+    shared = min(points[-1][0] for points in curves)
+    if any(points[0][0] > shared for points in curves):
+        return f"one of them was not validated in the {shared:g} epochs that both have"
     texts, holds = [f"over the first {shared:g} epochs"], True
     figures: dict[str, Callable[[SeedRun], float | None]] = {
         "epochs to 90 %": lambda seed: seed.epochs_to_90(shared),

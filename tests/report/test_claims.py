@@ -147,7 +147,11 @@ def test_trainings_of_other_lengths_are_compared_over_the_epochs_of_both() -> No
     assert "change between validations 0.01 of FCN against 0.02 of SegFormer" in numbers(found["g"])
     for letter in "fg":
         assert "epochs: 4 of fcn_scratch and 8 of segformer_scratch" in numbers(found[letter])
+    long.seeds[0].log = [entry for entry in long.seeds[0].log if entry["epoch"] > 5]
+    late = claims_of([short, long])["g"]
+    assert late.verdict == NOT_RUN and "not validated in the 4 epochs that both have" in numbers(late)
     short.seeds = [a_seed(0.5, curve=[0.5])]
+    long.seeds = [a_seed(0.9)]
     assert claims_of([short, long])["g"].verdict == NOT_RUN and "too few" in numbers(claims_of([short, long])["g"])
 
 
@@ -157,7 +161,7 @@ def test_several_missing_runs_are_told_in_the_plural() -> None:
 
 
 class NothingDrawn(FigureList):
-    """The list's own choice of figure 10, without drawing one."""
+    """The list's own choices, with curves named rather than drawn."""
 
     def __init__(self, groups: list[Group]) -> None:
         self.groups, self.sources, self.notes, self.entries = groups, [], [], []
@@ -178,7 +182,12 @@ def test_figure_10_is_of_the_networks_of_the_claims() -> None:
 
 
 def test_figures_that_are_not_drawn_are_told_in_the_plural() -> None:
-    nowhere = a_run("segformer_scratch", [0.5], weights="scratch", data_dir="nowhere")
-    notes = FigureList(group_runs([nowhere])[0], []).notes
-    assert any(n.startswith("Figures 8 and 9, the test set of segformer_scratch, are not drawn. ") for n in notes)
-    assert any(n.startswith("Figure 1, samples of pets, is not drawn. ") for n in notes)
+    nowhere = a_run("segformer_scratch", [0.5], weights="scratch", dataset="folder", data_dir="nowhere", image_size=32)
+    groups = group_runs([nowhere])[0]
+    figures = NothingDrawn(groups)
+    figures._draw_samples()
+    figures._draw_scores(8, 9, groups[0])
+    assert [note.partition(". ")[0] for note in figures.notes[-2:]] == [
+        "Figure 1, samples of nowhere, is not drawn",
+        "Figures 8 and 9, the test set of segformer_scratch, are not drawn",
+    ]
