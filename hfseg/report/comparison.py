@@ -11,6 +11,7 @@ from hfseg.report.records import Run, SeedRun
 
 SCRATCH, FINETUNE, HALF, FROZEN = "from scratch", "fine-tuned", "fine-tuned at half the learning rate", "frozen encoder"
 ENOUGH = 0.05  # a difference that chance gives more often than this is not claimed
+FAMILIES = {"fcn": "FCN", "segformer": "SegFormer"}  # the study's two networks, by how their names begin
 
 
 @dataclass
@@ -36,6 +37,11 @@ class Group:
         if finetuned is not None and finetuned.finished:
             return finetuned
         return max((run for run in self.runs if run.finished), key=lambda r: statistics.mean(r.scores), default=None)
+
+
+def family_of(model: str) -> str:
+    """FCN or SegFormer, whatever the encoder or the size; another network is a family by itself."""
+    return next((family for start, family in FAMILIES.items() if model.startswith(start)), model)
 
 
 def dataset_of(run: Run) -> str:
@@ -78,13 +84,11 @@ class Difference:
     Attributes:
         mean: of the first minus that of the second.
         holds: the first is larger, and the spread does not speak against it.
-        text: why, in a sentence.
-        certain: the seeds allow saying so.
+        text: why, in a sentence, and whether the seeds are enough to be sure.
     """
 
     mean: float
     holds: bool
-    certain: bool
     text: str
 
 
@@ -97,28 +101,28 @@ def compare(first: Sequence[float], second: Sequence[float]) -> Difference:
     mean = statistics.mean(first) - statistics.mean(second)
     apart = min(first) > max(second)
     if len(first) == len(second) == 1:
-        return Difference(mean, apart, False, "one seed each: there is no spread to judge by")
+        return Difference(mean, apart, "one seed each: there is no spread to judge by")
     if not apart:
         text = "the seeds overlap: the spread does not allow saying so" if mean > 0 else "the order is the other way"
-        return Difference(mean, False, False, text)
+        return Difference(mean, False, text)
     chances = math.comb(len(first) + len(second), len(first))
     certain = 1 / chances <= ENOUGH
     text = f"every seed lies above, which chance gives once in {chances}"
-    return Difference(mean, True, certain, text + ("" if certain else ": too few seeds to be sure"))
+    return Difference(mean, True, text + ("" if certain else ": too few seeds to be sure"))
 
 
 def comparison_rows(runs: Sequence[Run], groups: Sequence[Group]) -> list[dict[str, Any]]:
     """One row per run; numbers are means over the finished seeds, None where there are none."""
-    return [_row(run, next((group for group in groups if run in group.runs), None)) for run in runs]
+    return [_row(run, next((group for group in groups if run in group.runs), None), runs) for run in runs]
 
 
-def _row(run: Run, group: Group | None) -> dict[str, Any]:
+def _row(run: Run, group: Group | None, runs: Sequence[Run]) -> dict[str, Any]:
     done = run.finished
     row: dict[str, Any] = {
         "run": run.name,
         "model": run.recipe.get("model", "segformer-b0"),
         "data": dataset_of(run),
-        "weights": _weights(run),
+        "weights": _weights(run, runs),
         "strategy": strategy_of(run, group),
         "frozen": run.recipe.get("freeze", "none"),
         "learning_rate": run.recipe.get("learning_rate"),
@@ -165,6 +169,28 @@ def find_pair(first: Group, second: Group) -> tuple[Run, Run, str] | None:
     return None
 
 
+def find_networks(groups: Sequence[Group]) -> tuple[Group, Group] | str:
+    """An FCN and a SegFormer on the same data at the same size, or why there are not.
+
+    Where several pairs are alike, the first that finished a common strategy is taken.
+    """
+    fcns, segformers = ([g for g in groups if family_of(g.model) == family] for family in FAMILIES.values())
+    if not fcns or not segformers:
+        return f"there is no run of {'SegFormer' if fcns else 'FCN'}"
+    pairs = [(f, s) for f in fcns for s in segformers if (f.dataset, f.size) == (s.dataset, s.size)]
+    if not pairs:
+        labels = ", ".join(group.label for group in (*fcns, *segformers))
+        return f"FCN and SegFormer were not run on the same data set at the same size: {labels}"
+    return next((pair for pair in pairs if find_pair(*pair)), pairs[0])
+
+
+def tell_missing(groups: Sequence[Group]) -> str:
+    """Which fine-tuned runs did not finish, as a clause; empty where all did."""
+    runs = [group.find(FINETUNE) for group in groups]
+    names = [run.name for run in runs if run is not None and not run.finished]
+    return f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'} not run" if names else ""
+
+
 def write_paragraph(groups: Sequence[Group]) -> list[str]:
     """Which strategy won, by how much, and whether the spread allows saying so; one paragraph a group."""
     texts = []
@@ -199,9 +225,12 @@ def _score(run: Run) -> str:
     return f"{statistics.mean(run.scores):.3f}{spread} ({len(run.scores)} seed{'s' * (len(run.scores) > 1)})"
 
 
-def _weights(run: Run) -> str:
+def _weights(run: Run, runs: Sequence[Run]) -> str:
     if run.weights_from is not None:
-        return f"encoder of {run.weights_from}"
+        source = next((other for other in runs if other.name == run.weights_from), None)
+        # A run may be named after the data set that another stands in for.
+        stand_in = source is not None and "dataset" in source.changed
+        return f"encoder of {run.weights_from}" + (f", trained on {dataset_of(source)}" if source and stand_in else "")
     weights = str(run.recipe.get("weights", "pretrained"))
     return Path(weights).name if "/" in weights and Path(weights).suffix else weights
 

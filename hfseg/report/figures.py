@@ -13,7 +13,18 @@ from hfseg.labels import Labels
 from hfseg.models import build
 from hfseg.plots import Curve, plot_architectures, plot_curves, plot_errors, plot_samples, plot_scores
 from hfseg.plots.curves import PANELS
-from hfseg.report.comparison import FINETUNE, FROZEN, HALF, SCRATCH, Group, dataset_of, find_pair, strategy_of
+from hfseg.report.comparison import (
+    FINETUNE,
+    FROZEN,
+    HALF,
+    SCRATCH,
+    Group,
+    dataset_of,
+    find_networks,
+    find_pair,
+    strategy_of,
+    tell_missing,
+)
 from hfseg.report.networks import read_stages
 from hfseg.report.records import Run
 from hfseg.report.scoring import Scores, draw_samples, score
@@ -80,10 +91,11 @@ class FigureList:
         return numbers
 
     def _try(self, what: str, draw: Any, *args: Any) -> None:
+        """Draws, or notes that what it says, with its verb, is not drawn."""
         try:
             draw(*args)
         except InputError as error:
-            self.notes.append(f"{what} is not drawn. {error}")
+            self.notes.append(f"{what} not drawn. {error}")
 
     # ---- 1, 2 ----
     def _draw_samples(self) -> None:
@@ -92,7 +104,7 @@ class FigureList:
             seen.setdefault(dataset_of(run), run)
         for i, (name, run) in enumerate(seen.items()):
             number = SAMPLES[i] if i < len(SAMPLES) else self._free()
-            self._try(f"Figure {number}, samples of {name},", self._draw_one_sample, number, name, run)
+            self._try(f"Figure {number}, samples of {name}, is", self._draw_one_sample, number, name, run)
 
     def _draw_one_sample(self, number: int, name: str, run: Run) -> None:
         samples, labels = draw_samples(run.recipe)
@@ -176,16 +188,18 @@ class FigureList:
     def _draw_pair(self) -> None:
         if len(self.groups) < 2:
             return
-        pair = find_pair(self.groups[0], self.groups[1])
-        mains = pair[:2] if pair else [group.main for group in self.groups[:2]]
+        networks = find_networks(self.groups)
+        if isinstance(networks, str):
+            self.notes.append(f"Figure {PAIR}, FCN against SegFormer, is not drawn: {networks}.")
+            return
+        pair = find_pair(*networks)
+        mains = pair[:2] if pair else [group.main for group in networks]
         runs = [run for run in mains if run is not None]
         if len(runs) < 2:
-            self.notes.append(f"Figure {PAIR}, two networks against each other, is not drawn: one has no finished run.")
+            self.notes.append(f"Figure {PAIR}, FCN against SegFormer, is not drawn: one has no finished run.")
             return
-        finetuned = [group.find(FINETUNE) for group in self.groups[:2]]
-        missing = [run.name for run in finetuned if run is not None and not run.finished]
-        label = f"{runs[0].name} against {runs[1].name}"
-        label += f" ({' and '.join(missing)} was not run)" if missing else ""
+        missing = tell_missing(networks)
+        label = f"{runs[0].name} against {runs[1].name}{f' ({missing})' if missing else ''}"
         self._draw_curves(PAIR, runs, "pair_curves", label)
 
     # ---- 6, 8 and 7, 9 ----
@@ -196,7 +210,7 @@ class FigureList:
                 f"Figures {number} and {masks_number} are not drawn: no run of {group.label} has finished."
             )
             return
-        what = f"Figures {number} and {masks_number}, the test set of {run.name},"
+        what = f"Figures {number} and {masks_number}, the test set of {run.name}, are"
         self._try(what, self._draw_test_set, number, masks_number, group, run)
 
     def _draw_test_set(self, number: int, masks_number: int, group: Group, run: Run) -> None:

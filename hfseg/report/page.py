@@ -14,10 +14,11 @@ Cell = tuple[str, Any]  # what is shown, and by what it is sorted
 RESULTS = ("to 90 %", "change", "gap", "trained", "time", "img/s", "memory")
 SETTINGS = ("seeds", "epochs", "lr", "weights", "frozen", "model")
 LEGEND = (
-    "test mIoU: mean over the seeds ± standard deviation. To 90 %: first epoch that reaches 90 % of the run's best "
-    "validation mIoU. Change: mean change of validation mIoU from one validation to the next, in the second half of "
-    "training. Gap: training minus validation mIoU at the kept epoch. Trained: parameters that move. Time: from the "
-    "first step to the last, with validation. Memory: peak of the process, on a GPU of the tensors."
+    "test mIoU: mean over the seeds ± standard deviation. To 90 %: first validated epoch that reaches 90 % of the "
+    "run's best validation mIoU. Change: mean change, up or down, of validation mIoU from one validation to the next, "
+    "of the validations from half of the last validated epoch on; the recipe's eval_every_epochs says how far they lie "
+    "apart. Gap: training minus validation mIoU at the kept epoch. Trained: parameters that move. Time: from the first "
+    "step to the last, with validation. Memory: peak of the process, on a GPU of the tensors."
 )
 
 

@@ -1,6 +1,7 @@
 """Runs as they lie on disk, with all that a report says of them."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -41,9 +42,9 @@ class SeedRun:
         """(epoch, validation mIoU), in order."""
         return [(entry["epoch"], entry["eval_mean_iou"]) for entry in self.log if "eval_mean_iou" in entry]
 
-    def epochs_to_90(self) -> float:
-        """First validated epoch that reaches 90 % of the run's best validation mIoU."""
-        points = self.validations()
+    def epochs_to_90(self, upto: float = math.inf) -> float:
+        """First validated epoch that reaches 90 % of the best validation mIoU up to an epoch, unless told of all."""
+        points = [point for point in self.validations() if point[0] <= upto]
         return next(epoch for epoch, value in points if value >= 0.9 * max(v for _, v in points))
 
     def early_score(self) -> float:
@@ -52,9 +53,15 @@ class SeedRun:
         early = [value for epoch, value in points if epoch <= points[-1][0] / 4] or [points[0][1]]
         return sum(early) / len(early)
 
-    def fluctuation(self) -> float | None:
-        """Mean change of validation mIoU from one validation to the next, up or down, over the second half."""
-        points = self.validations()
+    def fluctuation(self, upto: float = math.inf) -> float | None:
+        """Mean change of validation mIoU from one validation to the next, up or down, in the second half of training.
+
+        Validations count from half of the last validated epoch on; None where there is but one.
+
+        Args:
+            upto: takes training as ended with this epoch.
+        """
+        points = [point for point in self.validations() if point[0] <= upto]
         late = [value for epoch, value in points if epoch >= points[-1][0] / 2]
         steps = [abs(b - a) for a, b in zip(late, late[1:])]
         return sum(steps) / len(steps) if steps else None
