@@ -1,5 +1,6 @@
 """Writes a report on runs or studies: `hfseg report RUN_OR_STUDY_DIR ... [--output_dir OUT]`."""
 
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from hfseg.errors import InputError, near_names
 from hfseg.logs import show_errors, start_log
 from hfseg.report.records import Run, read_runs
 
+MARKS = ("index.html", "comparison.json", "claims.json")  # every report has these
+OWN_FILES = re.compile(r"index\.html|README\.md|(comparison|seeds|claims)\.(csv|json)|fig\d\d+_.+\.(png|svg|csv|json)")
 USAGE = """usage: hfseg report RUN_OR_STUDY_DIR ... [--output_dir OUT]
 
 Writes OUT/index.html, one page that needs no network, with its figures (PNG, SVG) and numbers (CSV, JSON) beside it.
@@ -46,10 +49,8 @@ def write_report(folders: Sequence[Path], output_dir: Path) -> Path:
     Raises:
         InputError: there is nothing to report on.
     """
-    if output_dir.is_file():
-        raise InputError(f"output_dir {output_dir} is a file; give a folder.")
-    if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "index.html").is_file():
-        raise InputError(f"output_dir {output_dir} holds something other than a report; give another folder.")
+    output_dir = output_dir.expanduser().resolve()
+    check_output_dir(output_dir)
     # ---- runs -> rows and claims ----
     runs, commands = read_runs(folders)
     from hfseg.report.claims import check_claims
@@ -65,7 +66,7 @@ def write_report(folders: Sequence[Path], output_dir: Path) -> Path:
     # ---- figures ----
     figures = FigureList(groups, sources)
 
-    # ---- files, in a new folder that then takes the place of the old one ----
+    # ---- files, in a new folder that then replace the old ones ----
     new = output_dir.with_name(f".{output_dir.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
@@ -88,9 +89,41 @@ def write_report(folders: Sequence[Path], output_dir: Path) -> Path:
     }
     write_text(new / "index.html", render_page(title, content, inline))
     write_text(new / "README.md", render_markdown(title, content, figures.entries))
-    shutil.rmtree(output_dir, ignore_errors=True)
-    new.rename(output_dir)
+    replace_files(output_dir, new)
     return output_dir / "index.html"
+
+
+def check_output_dir(output_dir: Path) -> None:
+    """The folder must be new, empty, or an older report and nothing else, since its files are replaced.
+
+    Raises:
+        InputError: it is a file, or holds something that no report does.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"output_dir {output_dir} is a file; give a folder.")
+    there = sorted(path.name for path in output_dir.iterdir()) if output_dir.is_dir() else []
+    foreign = [name for name in there if not OWN_FILES.fullmatch(name) or not (output_dir / name).is_file()]
+    if there and (foreign or not {*MARKS} <= {*there}):
+        what = foreign[0] if foreign else there[0]
+        raise InputError(
+            f"output_dir {output_dir} holds something other than a report of hfseg ({what}), which would be deleted. "
+            "Give a new or empty folder, or one with a report and nothing else."
+        )
+
+
+def replace_files(output_dir: Path, new: Path) -> None:
+    """Moves the files of `new` to output_dir and deletes those of an older report; the folder itself stays.
+
+    It may be the current one, or a link.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    names = {path.name for path in new.iterdir()}
+    for name in names:
+        (new / name).replace(output_dir / name)
+    for path in output_dir.iterdir():
+        if path.name not in names and OWN_FILES.fullmatch(path.name):
+            path.unlink()
+    new.rmdir()
 
 
 def seed_rows(run: Run) -> list[dict[str, object]]:

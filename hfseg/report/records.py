@@ -120,7 +120,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"There is no folder {folder}. Give a run or a study: hfseg report runs/smoke_study.")
-        study = _read(folder / STUDY_FILE)
+        study = _read_record(folder)
         found = _read_study(folder, study) if study else _find_runs(folder)
         if not found or not any(seed.log for run in found for seed in run.seeds):
             raise InputError(
@@ -135,6 +135,12 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     return runs, commands
 
 
+def _read_record(folder: Path) -> dict[str, Any]:
+    """What `hfseg study` noted of the folder; a study's definition may have the same name, and is no record."""
+    study = _read(folder / STUDY_FILE)
+    return study if all(key in study for key in ("command", "runs", "jobs")) else {}
+
+
 def _read_study(folder: Path, study: dict[str, Any]) -> list[Run]:
     runs = []
     for row in study["runs"]:
@@ -145,10 +151,13 @@ def _read_study(folder: Path, study: dict[str, Any]) -> list[Run]:
 
 
 def _find_runs(folder: Path) -> list[Run]:
-    """The folder itself, <run>/ or <run>/seed<k>/ in it."""
+    """The folder itself where it is a run; else <run>/ or <run>/seed<k>/ in it."""
     grouped: dict[str, list[SeedRun]] = {}
-    for path in _unique([folder, *sorted(folder.glob("*/")), *sorted(folder.glob("*/seed*/"))]):
-        if not (path / STATE_FILE).is_file():
+    below = [*sorted(folder.glob("*/")), *sorted(folder.glob("*/seed*/"))]
+    is_run = any((folder / name).is_file() for name in (STATE_FILE, RUN_FILE))
+    for path in [folder] if is_run else _unique(below):
+        # A checkpoint holds a state of its own, which is a part of its run's.
+        if not (path / STATE_FILE).is_file() or re.fullmatch(r"checkpoint-\d+", path.name):
             continue
         seeded = re.fullmatch(r"seed(\d+)", path.name)
         seed = int(seeded[1]) if seeded else int(_recipe(path).get("seed", 0))
@@ -172,9 +181,10 @@ def _recipe(folder: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _unique(paths: Iterable[Path]) -> list[Path]:

@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = select_jobs(build_jobs(runs, output_dir), only)
     if Path(output_dir).is_file():
         raise InputError(f"output_dir {output_dir} is a file; give a folder.")
+    check_record(Path(output_dir))
     for job in jobs:
         check_folder(job)
 
@@ -118,6 +119,20 @@ def train(job: Job, board: Board, launcher: Sequence[str]) -> int:
         process.wait()
         raise
     return process.returncode
+
+
+def check_record(folder: Path) -> None:
+    """OUT/study.json is written anew, so that it may only be an earlier record.
+
+    Raises:
+        InputError: it is something else, such as the study's own file.
+    """
+    path = folder / STUDY_FILE
+    if path.exists() and not {"command", "jobs"} <= {*read_json(path)}:
+        raise InputError(
+            f"{path} is no record of a study, and the record would take its place. Give another --output_dir, or move "
+            "that file."
+        )
 
 
 class StudyRecord:

@@ -13,6 +13,13 @@ from hfseg.errors import InputError, near_names
 
 STUDY_KEYS = ("seeds", "overrides", "runs")
 RUN_KEYS = ("name", "recipe", "overrides", "weights_from", "after", "seeds")
+TYPES: dict[str, tuple[type, str]] = {
+    "seeds": (list, "a list of whole numbers from 0: [0, 1]"),
+    "overrides": (dict, 'an object of options: {"learning_rate": 0.001}'),
+    "recipe": (str, 'the path of a file: "base.json"'),
+    "weights_from": (str, 'the name of one run: "source"'),
+    "after": (list, 'a list of names of runs: ["source"]'),
+}
 OWN_KEYS = ("seed", "output_dir", "overwrite", "resume_from_checkpoint")  # set by the study itself
 
 
@@ -83,7 +90,7 @@ def read_study(
     """
     path = Path(path)
     study = read_recipe(path)
-    _check_keys(path, study, STUDY_KEYS, "A study")
+    _check_row(path, study, STUDY_KEYS, "A study")
     rows = study.get("runs")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise InputError(f'{path} has no list of runs. Give "runs": [{{"name": ..., "recipe": ...}}, ...].')
@@ -133,11 +140,11 @@ def _read_run(
     seeds: Sequence[int] | None,
 ) -> RunPlan:
     name = str(row["name"])
-    _check_keys(path, row, RUN_KEYS, f"The run {name}")
+    _check_row(path, row, RUN_KEYS, f"The run {name}")
     if "recipe" not in row:
         raise InputError(f'{path}: {name} has no recipe. Give "recipe": a file, seen from the folder of the study.')
     own_seeds = list(seeds or row.get("seeds") or study.get("seeds") or [0])
-    if not all(isinstance(seed, int) and seed >= 0 for seed in own_seeds) or len(set(own_seeds)) < len(own_seeds):
+    if not all(type(seed) is int and seed >= 0 for seed in own_seeds) or len(set(own_seeds)) < len(own_seeds):
         raise InputError(f"{path}: the seeds of {name} are {own_seeds}; give different whole numbers from 0.")
     recipe = read_recipe(path.parent / str(row["recipe"]))
     for part in (study.get("overrides"), row.get("overrides")):
@@ -181,11 +188,18 @@ def _check_patterns(changes: Mapping[str, list[str]], names: list[str]) -> None:
             )
 
 
-def _check_keys(path: Path, given: Mapping[str, Any], allowed: Sequence[str], what: str) -> None:
+def _check_row(path: Path, given: Mapping[str, Any], allowed: Sequence[str], what: str) -> None:
     for key in given:
         if key not in allowed and not key.startswith("_"):
             near = near_names(key, list(allowed))
             raise InputError(f"{path}: {what} has no key {key!r}; allowed are {', '.join(allowed)}.{near}")
+    for key, (kind, allowed_value) in TYPES.items():
+        value = given.get(key)
+        if value is None:
+            continue
+        named = key != "after" or not isinstance(value, list) or all(isinstance(name, str) for name in value)
+        if not isinstance(value, kind) or not named:
+            raise InputError(f"{path}: {what} has {key} {value!r}. Give {allowed_value}; or leave it out.")
 
 
 def _sort(path: Path, runs: Mapping[str, RunPlan]) -> list[RunPlan]:

@@ -1,11 +1,12 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hfseg.errors import InputError
-from hfseg.study import select_jobs
+from hfseg.study import main, select_jobs
 from hfseg.study.plan import build_jobs, read_study
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +85,14 @@ def test_weights_on_the_command_line_take_the_place_of_an_earlier_run(tmp_path: 
         ([{"name": "a", "overrides": {"learning_rat": 1}}], {}, "a: There is no option 'learning_rat'"),
         ([{"name": "a", "seeds": [1, 1]}], {}, "different whole numbers"),
         ([{"name": "a", "seeds": ["x"]}], {}, "different whole numbers"),
+        ([{"name": "a", "seeds": [True]}], {}, "different whole numbers"),
+        ([{"name": "a", "seeds": 3}], {}, "The run a has seeds 3. Give a list of whole numbers"),
+        ([{"name": "a", "seeds": 0}], {}, "The run a has seeds 0. Give a list of whole numbers"),
+        ([{"name": "a", "overrides": 5}], {}, "The run a has overrides 5. Give an object of options"),
+        ([{"name": "a", "after": "b"}, {"name": "b"}], {}, "The run a has after 'b'. Give a list of names"),
+        ([{"name": "a", "after": [["b"]]}], {}, r"The run a has after \[\['b'\]\]. Give a list of names"),
+        ([{"name": "a", "weights_from": ["b"]}], {}, r"The run a has weights_from \['b'\]. Give the name of one run"),
+        ([{"name": "a", "recipe": 5}], {}, "The run a has recipe 5. Give the path of a file"),
         ([{"name": "a"}], {"seed": ["3"]}, "sets seed, which a study sets itself"),
         ([{"name": "a"}], {"b.learning_rate": ["3"]}, "there is no run 'b'; there are a"),
         ([{"name": "a"}], {"a.learning_rat": ["3"]}, "There is no option 'learning_rat'"),
@@ -95,6 +104,22 @@ def test_mistakes_get_one_line(
     with pytest.raises(InputError, match=message) as error:
         read_study(write_study(tmp_path, runs), changes)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("rest", [{"overrides": 5}, {"overrides": []}, {"seeds": 3}, {"seeds": "01"}])
+def test_mistakes_above_the_runs_get_one_line(rest: dict[str, Any], tmp_path: Path) -> None:
+    ((key, value),) = rest.items()
+    with pytest.raises(InputError, match=re.escape(f"A study has {key} {value!r}. Give a")) as error:
+        read_study(write_study(tmp_path, [{"name": "a"}], **rest))
+    assert "\n" not in str(error.value)
+
+
+def test_the_record_takes_no_other_file_s_place(tmp_path: Path) -> None:
+    path = write_study(tmp_path, [{"name": "a"}])
+    before = path.read_text()
+    with pytest.raises(InputError, match="study.json is no record of a study.*Give another --output_dir"):
+        main([str(path), "--output_dir", str(tmp_path)])
+    assert path.read_text() == before and not (tmp_path / "a").exists()
 
 
 def test_an_unknown_run_after_only_is_told(tmp_path: Path) -> None:
