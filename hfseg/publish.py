@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -71,5 +72,6 @@ def report_push(queue: PushQueue, args: SegTrainingArguments) -> int:
         print(f"on the Hub   {repo.url} (commit {str(queue.commit)[:8]}, read back)")
         return 0
     print(f"NOT pushed   {queue.failure}")
-    print(f"push again   hfseg push {args.output_dir} {repo.repo_id}")
+    private = ["--hub_private_repo", "true"] if args.hub_private_repo else []  # the repo may have to be made yet
+    print(f"push again   {shlex.join(['hfseg', 'push', str(args.output_dir), repo.repo_id, *private])}")
     return int(args.hub_required)
