@@ -53,6 +53,7 @@ class PushQueue:
         self.commit: str | None = None  # the newest bundle's, once it was read back
         self.failure: str | None = None  # why the newest bundle is not there
         self.num_commits = 0
+        self._lost: str | None = None  # why the newest bundle could not be set aside
         self._bundles: deque[Push] = deque()
         self._checkpoint: Push | None = None
         self._count = 0
@@ -69,8 +70,12 @@ class PushQueue:
         self.finish(complete=error is None, patience=PATIENCE if stopped else None)
 
     def push(self, folder: Path, message: str) -> None:
-        """Takes a bundle as it is now; returns at once."""
-        push = Push(self._set_aside(folder), message)
+        """Takes a bundle as it is now; returns at once. What can't be copied is a failed push, not a failed run."""
+        aside = self._set_aside(folder, message)
+        if aside is None:
+            self.commit, self.failure = None, self._lost
+            return
+        push, self._lost = Push(aside, message), None
         with self._changed:
             self._bundles.append(push)
             while len(self._bundles) > 1 and self._is_short_of_disk(push.folder):
@@ -83,7 +88,13 @@ class PushQueue:
 
     def push_checkpoint(self, folder: Path) -> None:
         """Takes a checkpoint to resume from; one that still waits gives way to it."""
-        push = Push(self._set_aside(folder), f"Checkpoint of step {folder.name.rpartition('-')[2]}", CHECKPOINT_BRANCH)
+        message = f"Checkpoint of step {folder.name.rpartition('-')[2]}"
+        lost = self._lost
+        aside = self._set_aside(folder, message)
+        if aside is None:
+            self._lost = lost  # that is of bundles
+            return
+        push = Push(aside, message, CHECKPOINT_BRANCH)
         with self._changed:
             older, self._checkpoint = self._checkpoint, push
         if older is not None:
@@ -126,7 +137,7 @@ class PushQueue:
                 self._fail(push, str(error))
             else:
                 if push.branch == "main":
-                    self.commit, self.failure = commit, None
+                    self.commit, self.failure = (commit, None) if self._lost is None else (None, self._lost)
                     self.num_commits += 1
             shutil.rmtree(push.folder, ignore_errors=True)
             self._busy = False
@@ -158,13 +169,18 @@ class PushQueue:
         logger.warning(f"Not pushed, since newer bundles wait and the Hub or the disk allows no more: {push.message}")
         shutil.rmtree(push.folder, ignore_errors=True)
 
-    def _set_aside(self, folder: Path) -> Path:
-        """The folder's files under a name of their own, as hard links where the file system has them."""
+    def _set_aside(self, folder: Path, message: str) -> Path | None:
+        """The folder's files under a name of their own, as hard links where the file system has them; None: no room."""
         self._count += 1
         aside = self.folder / str(self._count)
-        shutil.copytree(
-            folder, aside, copy_function=_link, ignore=shutil.ignore_patterns("training_args.bin", ".cache")
-        )
+        ignored = shutil.ignore_patterns("training_args.bin", ".cache")
+        try:
+            shutil.copytree(folder, aside, copy_function=_link, ignore=ignored)
+        except OSError as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            self._lost = f"{folder} could not be set aside: {' '.join(str(error).split())}"
+            logger.warning(f"Not pushed ({message}): {self._lost}")
+            return None
         return aside
 
 

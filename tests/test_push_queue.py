@@ -1,5 +1,6 @@
 """The queue by itself; with the genuine client it is tested in test_hub.py and test_pushes.py."""
 
+import errno
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,3 +45,33 @@ def test_bundles_give_way_only_when_the_disk_is_nearly_full(
     assert numbers == sorted(numbers) and numbers[-1] == 19
     assert numbers == list(range(20)) if free else len(numbers) <= 2  # the first may be under way already
     assert queue.failure is None and queue.commit == f"commit{len(numbers)}" and not (tmp_path / ".hub").exists()
+
+
+def test_a_bundle_that_cannot_be_set_aside_fails_its_push_and_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    repo: Any = SlowRepo()
+    metrics = tmp_path / "best" / "metrics.json"
+    metrics.parent.mkdir()
+    metrics.write_text("older")
+
+    def refuse(*paths: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with PushQueue(repo, tmp_path) as queue:
+        queue.push(metrics.parent, "older")
+        with monkeypatch.context() as full:
+            full.setattr(push_queue, "_link", refuse)
+            queue.push(metrics.parent, "newest")
+            queue.push_checkpoint(metrics.parent)
+        repo.gate.set()
+    assert repo.messages == ["older"] and queue.commit is None, "the newest is not there"
+    assert "No space left on device" in str(queue.failure) and "Not pushed (newest)" in caplog.text
+    metrics.unlink()
+    metrics.write_text("next")
+    with PushQueue(repo, tmp_path) as queue:
+        with monkeypatch.context() as full:
+            full.setattr(push_queue, "_link", refuse)
+            queue.push(metrics.parent, "lost")
+        queue.push(metrics.parent, "next")
+    assert queue.failure is None and queue.commit == "commit2"
