@@ -91,6 +91,8 @@ class BestBundleCallback(TrainerCallback):
             recover_bundle(folder)
         if state.global_step > 0:  # resumed
             self.best = read_metrics(folder).get("mean_iou", -math.inf)
+            if self.publish is not None and self.best > -math.inf:
+                self.publish(folder)  # the Hub may not have had it yet when the run was broken off
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         metrics: dict[str, float] = kwargs["metrics"]

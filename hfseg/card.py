@@ -177,15 +177,18 @@ def results_table(results: Sequence[dict[str, Any]], record: RunRecord) -> str:
 
 
 def class_table(names: Sequence[str], metrics: dict[str, Any], record: RunRecord) -> str:
-    """Per class: validation IoU and accuracy, the test IoU where there is one, and how common it is."""
+    """Per class: validation IoU and accuracy, the test IoU where there is one, and how common it is in each split."""
     tests = [t for t in record.tests if t["split"] != "validation"][:1]
     heads = ["class", "validation IoU", "validation accuracy"]
     heads += [f"{plain(t['split'])} IoU" for t in tests] + ["share of training pixels", "share of validation pixels"]
+    heads += [f"share of {plain(t['split'])} pixels" for t in tests]
+    pixels = [record.data.pixels.get("train"), record.data.pixels.get("validation")]
+    pixels += [[t["per_class"].get(name, {}).get("pixels", 0) for name in names] for t in tests]
     rows = []
     for i, name in enumerate(names):
         row = [in_table(name), score(metrics.get(f"iou_{name}")), score(metrics.get(f"accuracy_{name}"))]
         row += [score(t["per_class"].get(name, {}).get("iou")) for t in tests]
-        rows.append(row + [percent(record.data.pixels.get(part), i) for part in ("train", "validation")])
+        rows.append(row + [percent(part, i) for part in pixels])
     return table(heads, rows)
 
 

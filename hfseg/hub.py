@@ -68,6 +68,11 @@ class HubRepo:
         self.api = HfApi(token=token, library_name="hfseg")
 
     @property
+    def full_name(self) -> str | None:
+        """user/name; None as long as only the Hub could tell the user, and it did not answer."""
+        return self.repo_id if "/" in self.repo_id else None
+
+    @property
     def url(self) -> str:
         return f"{constants.ENDPOINT}/{self.repo_id}"
 
@@ -137,7 +142,7 @@ class HubRepo:
                 get_session().timeout = TIMEOUT
                 return self._push_once(folder, message, branch)
             except Exception as error:  # reported by PushError
-                refusals += not is_transient(error)
+                refusals += isinstance(error, ReadBackError) or not is_transient(error)
                 if wait is None or refusals > 1:
                     raise PushError(describe_hub_error(error, self.repo_id) or _one_line(error)) from error
                 wait = WAITS[0] if refusals else max(wait, seconds_to_wait(error))

@@ -13,6 +13,8 @@ import timm
 import torch
 from datasets import Dataset, DatasetDict
 from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from hfseg.card_text import code, one_line, plain
 from hfseg.data.streamed_dataset import Shards
@@ -30,7 +32,7 @@ class DataFacts:
         hub_id: of a data set on the Hub.
         revision: its commit on the Hub, or a digest of what was read.
         sizes: images of each split.
-        pixels: of the train and the validation split, the pixels of each class.
+        pixels: of the training batches and of the validation split, the pixels of each class.
     """
 
     id: str = "folder"
@@ -122,9 +124,11 @@ def describe_base(model: str, weights: str) -> BaseModel | None:
     path = Path(source)
     if path.exists():
         folder = path if path.is_dir() else path.parent
-        data = _read_metadata(folder / "README.md")
-        return BaseModel(path.name if path.name != "best" else f"{path.parent.name}/best", None, data.get("license"))
-    return BaseModel(source, source, _ask_license(source))
+        card, name = _read_metadata(folder / "README.md"), path.name
+        # What that model started from is the nearest one on the Hub.
+        hub_id = base if isinstance(base := card.get("base_model"), str) and _is_repo_id(base) else None
+        return BaseModel(name if name != "best" else f"{path.parent.name}/best", hub_id, **_license_of(card))
+    return BaseModel(source, source, **_license_of(_ask_metadata(source)))
 
 
 def _read_metadata(card: Path) -> dict[str, Any]:
@@ -134,12 +138,26 @@ def _read_metadata(card: Path) -> dict[str, Any]:
         return {}
 
 
-def _ask_license(repo_id: str) -> str | None:
+def _ask_metadata(repo_id: str) -> dict[str, Any]:
     try:
         data = HfApi().model_info(repo_id, timeout=5).card_data
     except (OSError, ValueError):  # huggingface_hub's errors are OSErrors
-        return None
-    return data.get("license") if data else None
+        return {}
+    return data.to_dict() if data else {}
+
+
+def _is_repo_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _license_of(card: Mapping[str, Any]) -> dict[str, str | None]:
+    """The three entries of a card's metadata; `other` says nothing without its name and link."""
+    keys = ("license", "license_name", "license_link")
+    return {key: card[key] if isinstance(card.get(key), str) else None for key in keys}
 
 
 def describe_hardware(args: Any) -> str:

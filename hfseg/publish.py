@@ -4,13 +4,15 @@ import dataclasses
 import json
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hfseg.args import DataArguments, ModelArguments, SegTrainingArguments
 from hfseg.bundle import add_files, read_metrics
 from hfseg.card import PICTURES, RunRecord, build_card
-from hfseg.card_text import log_rows
+from hfseg.card_text import log_rows, score
 from hfseg.checkpoints import find_checkpoint, unwrap
 from hfseg.hub import HubRepo, describe_best
 from hfseg.pictures import draw_curves, to_png
@@ -54,6 +56,8 @@ def finish_bundle(
     """Writes the test metrics, the whole training log and the time into the best bundle, and pushes it once more."""
     log, metrics = trainer.state.log_history, read_metrics(folder)
     # Without a test split, the training has measured the validation split at the first of the two sizes already.
+    if queue is not None:
+        record.model_id = queue.repo.full_name
     record.tests = [t for t in tests if (t["split"], t["resolution"]) != ("validation", metrics.get("resolution"))]
     pictures = [name for name in PICTURES if (folder / name).is_file()]
     curves = to_png(draw_curves(log_rows(log), metrics.get("step")))
@@ -61,17 +65,32 @@ def finish_bundle(
     texts = {"README.md": card, "test_metrics.json": json.dumps(record.tests, indent=2, allow_nan=False) + "\n"}
     add_files(folder, {"curves.png": curves, **{name: text.encode() for name, text in texts.items()}})
     if queue is not None:
-        scores = ", ".join(f"{t['mean_iou'] or 0:.4f} at {t['resolution']} size" for t in tests)
+        scores = ", ".join(f"{score(t['mean_iou'])} at {t['resolution']} size" for t in tests)
         queue.push(folder, f"{tests[0]['split'].capitalize()} mIoU {scores}. {describe_best(folder)}")
+
+
+@contextmanager
+def report_broken_push(queue: PushQueue | None, args: SegTrainingArguments) -> Iterator[None]:
+    """A run that is stopped or fails says as well whether its best model is on the Hub."""
+    try:
+        yield
+    except BaseException:
+        if queue is not None:
+            report_push(queue, args)
+        raise
 
 
 def report_push(queue: PushQueue, args: SegTrainingArguments) -> int:
     """Says whether the best model is on the Hub; the exit code."""
     repo = queue.repo
+    if queue.failure is None and queue.commit is None:
+        return 0  # the run ended before there was a model
     if queue.failure is None:
         print(f"on the Hub   {repo.url} (commit {str(queue.commit)[:8]}, read back)")
         return 0
     print(f"NOT pushed   {queue.failure}")
+    if queue.arrived is not None:
+        print(f"the Hub has  {queue.arrived}")
     private = ["--hub_private_repo", "true"] if args.hub_private_repo else []  # the repo may have to be made yet
     print(f"push again   {shlex.join(['hfseg', 'push', str(args.output_dir), repo.repo_id, *private])}")
     return int(args.hub_required)

@@ -52,6 +52,7 @@ class PushQueue:
         self.repo, self.folder = repo, Path(output_dir) / ".hub"
         self.commit: str | None = None  # the newest bundle's, once it was read back
         self.failure: str | None = None  # why the newest bundle is not there
+        self.arrived: str | None = None  # the newest commit's message, whatever came after it
         self.num_commits = 0
         self._lost: str | None = None  # why the newest bundle could not be set aside
         self._bundles: deque[Push] = deque()
@@ -116,8 +117,10 @@ class PushQueue:
             if self._thread.is_alive() and waiting:
                 logger.info(f"waiting for the Hub: {waiting} to go to {self.repo.repo_id}")
             self._thread.join(patience)
-            if self._thread.is_alive():
-                return  # the machine will be gone soon
+            if self._thread.is_alive():  # the machine will be gone soon
+                if waiting:
+                    self.commit, self.failure = None, "The run ended before the Hub had taken it."
+                return
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _wake(self) -> None:
@@ -135,10 +138,12 @@ class PushQueue:
                 commit = self.repo.push(push.folder, push.message, push.branch)
             except PushError as error:
                 self._fail(push, str(error))
+            except Exception as error:  # a mistake of ours must not end the thread, and be told as a success
+                self._fail(push, " ".join(f"{type(error).__name__}: {error}".split()))
             else:
                 if push.branch == "main":
                     self.commit, self.failure = (commit, None) if self._lost is None else (None, self._lost)
-                    self.num_commits += 1
+                    self.arrived, self.num_commits = push.message, self.num_commits + 1
             shutil.rmtree(push.folder, ignore_errors=True)
             self._busy = False
 

@@ -109,7 +109,7 @@ class PredictionPictures(TrainerCallback):
 
     def draw(self, model: Any, processor: Any, device: Any) -> Image.Image:
         """Picture, label, prediction and overlay of each image, as RGB."""
-        # The weights' own type: a Segmenter would turn those of the training into bfloat16 on a GPU.
+        # In the weights' own type, so that those of the training stay as they are.
         segmenter = Segmenter(Bundle(model, processor), device=device, dtype=next(model.parameters()).dtype)
         results = segmenter([row["image"] for row in self.rows])
         masks = [self.labels.encode(read_mask(row["mask"])) for row in self.rows]

@@ -34,7 +34,7 @@ from hfseg.losses import LOSSES, compute_class_weights
 from hfseg.models import build, normalization
 from hfseg.plots import plot_log
 from hfseg.provenance import describe_base, describe_data, describe_hardware
-from hfseg.publish import changed_options, connect, fetch_checkpoint, finish_bundle, report_push
+from hfseg.publish import changed_options, connect, fetch_checkpoint, finish_bundle, report_broken_push, report_push
 from hfseg.push_queue import CheckpointPushCallback, PushQueue
 from hfseg.run_facts import write_run_facts
 from hfseg.samples import SampleSheet
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         base=describe_base(model_args.model, model_args.weights),
         image_size=image_size,
         hardware=describe_hardware(args),
-        model_id=repo.repo_id if repo is not None and args.push_best else None,
+        model_id=repo.full_name if repo is not None and args.push_best else None,
         resumed=checkpoint is not None,
     )
     pushes = repo is not None and args.push_best and args.process_index == 0
@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind = trainer.accelerator.distributed_type.value
     fed = ("crop_size", data_args.crop_size) if data_args.crop_size else ("image_size", image_size)
     log = log_file(Path(args.output_dir) if args.should_save else None)
-    with log, explain_failures(trainer, *fed), queue or nullcontext():
+    with log, explain_failures(trainer, *fed), report_broken_push(queue, args), queue or nullcontext():
         sizes = ", ".join(f"{len(part)} {name}" for name, part in dataset.items())
         logger.info(
             f"{model_args.model} on {data_args.dataset}: {sizes} images of {image_size[0]} x {image_size[1]} pixels"

@@ -75,7 +75,7 @@ class SegTrainer(MatrixEvaluation, InputTrainer, SteadyTrainer):
         self.model_accepts_loss_kwargs = True  # older releases read this instead of loss_is_scaled_for_ga
         self.pixel_loss = loss
         self.class_weights = None if class_weights is None else class_weights.float().to(args.device)
-        self.train_pixels: list[int] = []  # of each class, in the training batches of the last log
+        self.train_pixels = [0] * self.num_labels  # of each class, in all training batches that were logged
         self.train_matrix = torch.zeros(self.num_labels, self.num_labels, dtype=torch.int64, device=args.device)
         self.eval_metric = SegMetric(self.class_names)  # the last evaluation, for its confusion matrix
         self.clock = Clock()
@@ -137,7 +137,7 @@ class SegTrainer(MatrixEvaluation, InputTrainer, SteadyTrainer):
             metric = SegMetric(self.class_names)
             metric.add_matrix(self.accelerator.reduce(self.train_matrix, "sum").cpu())
             self.train_matrix.zero_()
-            self.train_pixels = metric.matrix.sum(1).tolist()
+            self.train_pixels = [a + b for a, b in zip(self.train_pixels, metric.matrix.sum(1).tolist())]
             logs["train_mean_iou"] = metric.mIoU()
             logs |= self.clock.lap(self.args.device)
         super().log(logs, *args, **kwargs)

@@ -126,6 +126,7 @@ class LoopbackHub:
         self.log: list[dict[str, Any]] = []
         self.faults: list[dict[str, Any]] = []
         self.delays: list[tuple[str, str, float]] = []
+        self.damages: list[str] = []  # paths that the next commit with them stores otherwise than sent
         self.lock, self.down = threading.RLock(), False
         (self.root / "lfs").mkdir(parents=True, exist_ok=True)
 
@@ -150,10 +151,12 @@ class LoopbackHub:
         skip: int = 0,
         drop: bool = False,
         late: bool = False,
+        headers: dict[str, str] | None = None,
     ) -> None:
         """Makes requests fail: `times` of them after `skip`; `drop` cuts the line, `late` after it was carried out."""
         left = [False] * skip + [True] * times
-        self.faults.append(dict(method=method, path=path, status=status, left=left, drop=drop, late=late))
+        fault = dict(method=method, path=path, status=status, left=left, drop=drop, late=late, headers=headers)
+        self.faults.append(fault)
 
     def fault(self, method: str, path: str) -> dict[str, Any]:
         with self.lock:
@@ -235,7 +238,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.shutdown(2)
         elif fault:
-            self.reply(fault["status"], {"error": "injected fault"})
+            self.reply(fault["status"], {"error": "injected fault"}, fault["headers"])
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 
@@ -446,7 +449,11 @@ class Handler(BaseHTTPRequestHandler):
             need(is_next, 412, "A commit has happened since. Please refresh and try again.")
             for key, value in operations:
                 if key == "file":
-                    files[value["path"]] = regular_file(base64.b64decode(value["content"]))
+                    data = base64.b64decode(value["content"])
+                    if value["path"] in self.hub.damages:
+                        self.hub.damages.remove(value["path"])
+                        data += b" "
+                    files[value["path"]] = regular_file(data)
                 elif key == "lfsFile":
                     files[value["path"]] = self.hub.large_file(value["oid"])
                 elif key.startswith("deleted"):

@@ -1,6 +1,7 @@
 """What a card says, and that no text from users changes what it is."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -126,7 +127,7 @@ def test_the_card_tells_of_the_run() -> None:
     names_of_metrics = [(r.dataset_split, r.metric_type, r.metric_name, r.metric_value) for r in read.data.eval_results]
     assert ("validation", "mean_iou", "mean IoU (input size 64 x 96)", 0.5) in names_of_metrics
     assert ("test", "mean_iou", "mean IoU (native size)", 0.4) in names_of_metrics
-    assert "| sky | 0.2500 | - | 0.1250 | 25.0 % | - |" in read.text
+    assert "| sky | 0.2500 | - | 0.1250 | 25.0 % | - | 50.0 % |" in read.text
     assert "| **2** | **4** | **1.0000** | **0.2000** | **1.1000** | **0.5000** |" in read.text
     assert "| 1 | 2 | 1.5000 | 0.1000 | 1.4000 | 0.2000 |" in read.text
     for words in ("7 train, 5 validation", "non-commercial", "learning_rate", "12 s", "Not evaluated", "64 x 96"):
@@ -178,3 +179,13 @@ def test_where_weights_come_from(model: str, weights: str, expected: tuple[str |
     base = describe_base(model, weights)
     assert (base and (base.hub_id, base.license)) == expected
     assert base is None or base.name in base.sentence().replace("\\", "")
+
+
+@pytest.mark.parametrize(("base_model", "hub_id"), [("nvidia/mit-b0", "nvidia/mit-b0"), ("../../etc", None)])
+def test_the_licence_of_an_earlier_run_is_handed_on_whole(base_model: str, hub_id: str | None, tmp_path: Path) -> None:
+    """`other` says nothing without its name and link."""
+    card = f"---\nlicense: other\nlicense_name: a-b\nlicense_link: https://x.org\nbase_model: {base_model}\n---\n# m\n"
+    (tmp_path / "README.md").write_text(card)
+    base = describe_base("segformer-b0", str(tmp_path))
+    assert base is not None and base.hub_id == hub_id
+    assert (base.license, base.license_name, base.license_link) == ("other", "a-b", "https://x.org")

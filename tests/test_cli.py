@@ -151,6 +151,7 @@ def test_hfseg_train_starts_two_processes(tmp_path: Path) -> None:
         (["eval", "recipes"], "no config.json"),
         (["predict", "recipes"], "Give a model and pictures"),
         (["predict", "recipes", "nothing.jpg"], "There is no picture at nothing.jpg"),
+        (["predict", "recipes", "nothing.jpg", "--dtype", "int8"], "dtype"),
         (["study"], "Which study?"),
         (["study", "recipes/studies/smok.json"], "'recipes/studies/smoke.json'"),
         (["study", "recipes/studies/smoke.json", "--only", "segformer_tuned"], "there are lraspp_scratch"),

@@ -22,7 +22,20 @@ from hfseg.data.transforms import build_processor
 from hfseg.labels import Labels
 from hfseg.models import build
 from hfseg.pictures import draw_curves, to_jpeg, to_png
-from tests.hub_client import QUICK, TOKEN, XET, commits, environment, files_in, files_on_hub, fill, hfseg, recipe, start
+from tests.hub_client import (
+    COMMAND,
+    QUICK,
+    TOKEN,
+    XET,
+    commits,
+    environment,
+    files_in,
+    files_on_hub,
+    fill,
+    hfseg,
+    recipe,
+    start,
+)
 from tests.loopback_hub import LoopbackHub, Repo, regular_file
 
 LABELS = Labels(("sky", "road", "car"), palette=[(1, 2, 3), (40, 50, 60), (7, 8, 9)])
@@ -80,6 +93,38 @@ def test_what_older_pushes_left_goes_and_the_rest_stays(tmp_path: Path) -> None:
     output = hfseg("push", run, "user/m", folder=tmp_path, hub=hub).wait()
     assert "on the Hub" in output, output
     assert files_on_hub(hub, "user/m") == {**files_in(run / "best"), "notes.txt": b"old"}
+    hub.stop()
+
+
+def test_what_comes_out_other_than_sent_is_sent_again_once(tmp_path: Path) -> None:
+    hub = LoopbackHub(tmp_path / "hub").start()
+    run = bundle(tmp_path)
+    hub.damages = ["metrics.json"]
+    output = hfseg("push", run, "user/m", "--hub_private_repo", "true", folder=tmp_path, hub=hub).wait()
+    assert "on the Hub" in output and len(commits(hub, "user/m")) == 2, output
+    assert files_on_hub(hub, "user/m") == files_in(run / "best")
+    assert hub.repos["model", "user/m"].private
+    hub.damages = ["metrics.json"] * 9
+    (run / "best" / "metrics.json").write_text("{}")
+    child = hfseg("push", run, "user/m", folder=tmp_path, hub=hub)
+    output = child.wait()
+    assert child.process.returncode == 1 and len(commits(hub, "user/m")) == 4, output
+    assert "was not pushed: ReadBackError: metrics.json came out other than sent" in output, output
+    hub.stop()
+
+
+def test_the_hub_says_how_long_to_wait(tmp_path: Path) -> None:
+    """The waits are printed here, and not slept."""
+    hub = LoopbackHub(tmp_path / "hub").start()
+    run = bundle(tmp_path)
+    hub.fail("POST", "/commit/", status=429, headers={"Retry-After": "7"})
+    hub.fail("POST", "/commit/", status=429, headers={"RateLimit": '"api";r=0;t=55'})
+    hub.fail("POST", "/commit/", status=503)
+    code = QUICK + "hfseg.hub.time.sleep = lambda s: print('waits', s); " + COMMAND
+    child = start(code, ["push", run, "user/m"], tmp_path, hub=hub)
+    output = child.wait()
+    assert child.process.returncode == 0 and "on the Hub" in output, output
+    assert [float(line.split()[1]) for line in output.splitlines() if line.startswith("waits")] == [7, 55, 0.2], output
     hub.stop()
 
 
@@ -163,43 +208,72 @@ def test_a_token_in_a_recipe_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
 READ = """
 import sys
 from hfseg import Segmenter
+from hfseg.labels import Labels
 from hfseg.logs import show_errors
+from hfseg.models import build
 
 def load(words):
-    source, revision = words
-    Segmenter.from_pretrained(source, revision=revision or None, device="cpu")
+    what, source, revision = words
+    if what == "segmenter":
+        Segmenter.from_pretrained(source, revision=revision or None, device="cpu")
+    elif what == "model":
+        build(source, Labels(("a", "b")))
+    else:
+        build("segformer-b0", Labels(("a", "b")), weights=source)
     return 0
 
-for words in (line.split("|") for line in sys.argv[1:]):
-    print(words, show_errors(load, words), file=sys.stderr)
+print("code", show_errors(load, sys.argv[1:]), file=sys.stderr)
 """
+UNREADABLE = {
+    ("segmenter", "user/private", ""): "The Hub has no repo user/private, or it is private",
+    ("segmenter", "user/gated", ""): "user/gated is gated",
+    ("segmenter", "user/none", ""): "The Hub has no repo user/none, or it is private",
+    ("segmenter", "user/m", "v9"): "user/m has no revision 'v9'",
+    ("segmenter", "user/../m", ""): "is no name of a repo on the Hub",
+    ("segmenter", "user/m..x", ""): "is no name of a repo on the Hub",
+    (
+        "segmenter",
+        "user/pickled",
+        "",
+    ): "user/pickled holds only pickled weights (pytorch_model.bin), which can run code",
+    ("segmenter", "user/m", "main"): "does not know this token",
+    ("model", "user/private", ""): "model: The Hub has no repo user/private, or it is private",
+    ("weights", "user/gated", ""): "weights: user/gated is gated",
+    ("weights", "user/none", ""): "weights: The Hub has no repo user/none, or it is private",
+    ("weights", "user/m", "main"): "weights: The Hub does not know this token",
+}
 
 
-def test_what_cannot_be_read_gets_one_line_each(tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("disable_xet", XET)
+def test_what_cannot_be_read_gets_one_line_each(disable_xet: str, tmp_path: Path) -> None:
     hub = LoopbackHub(tmp_path / "hub").start()
     best = bundle(tmp_path) / "best"
-    fill(hub, "user/m", best)
+    old = fill(hub, "user/m", best).branches["main"]
+    hub.repos["model", "user/m"].write("main", {}, "emptied")
     fill(hub, "user/private", best).private = True
     fill(hub, "user/gated", best).gated = True
     (best / "model.safetensors").rename(best / "pytorch_model.bin")
     fill(hub, "user/pickled", best)
-    cases = {
-        "user/private|": "The Hub has no repo user/private, or it is private",
-        "user/gated|": "user/gated is gated",
-        "user/none|": "The Hub has no repo user/none, or it is private",
-        "user/m|v9": "user/m has no revision 'v9'",
-        "user/../m|": "is no name of a repo on the Hub",
-        "user/m..x|": "is no name of a repo on the Hub",
-        "user/pickled|": "user/pickled holds only pickled weights (pytorch_model.bin), which can run code",
-    }
-    for token, expected in ((None, cases), ("hf_wrong_one", {"user/m|main": "does not know this token"})):
-        output = start(READ, list(expected), tmp_path, hub=hub, token=token).wait()
+    children = [
+        start(
+            READ,
+            case,
+            tmp_path / str(number),
+            hub=hub,
+            disable_xet=disable_xet,
+            token="hf_wrong_one" if "token" in message else None,
+        )
+        for number, (case, message) in enumerate(UNREADABLE.items())
+    ]
+    good = start(READ, ["segmenter", "user/m", old], tmp_path / "good", hub=hub, disable_xet=disable_xet)
+    for child, (case, message) in zip(children, UNREADABLE.items()):
+        output = child.wait()
         assert "Traceback" not in output and "hf_wrong" not in output, output
         errors = [line for line in output.splitlines() if line.startswith("hfseg: error: ")]
-        assert len(errors) == len(expected), output
-        for (case, message), line in zip(expected.items(), errors):
-            assert message in line, case
-        assert output.count(" 2\n") == len(expected)
+        assert len(errors) == 1 and message in errors[0] and "code 2" in output, (case, output)
+    output = good.wait()
+    assert "code 0" in output, output  # an older commit, by its revision
     hub.stop()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hfseg import push_queue
+from hfseg.errors import Stopped
 from hfseg.push_queue import PushQueue
 
 
@@ -75,3 +76,37 @@ def test_a_bundle_that_cannot_be_set_aside_fails_its_push_and_no_training(
             queue.push(metrics.parent, "lost")
         queue.push(metrics.parent, "next")
     assert queue.failure is None and queue.commit == "commit2"
+
+
+@pytest.fixture
+def best(tmp_path: Path) -> Path:
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "metrics.json").write_text("best")
+    return tmp_path / "best"
+
+
+def test_a_mistake_in_a_push_is_no_success(best: Path) -> None:
+    class Broken(SlowRepo):
+        def push(self, folder: Path, message: str, branch: str) -> str:
+            if message == "next":
+                raise KeyError("oid")
+            return super().push(folder, message, branch)
+
+    repo: Any = Broken()
+    repo.gate.set()
+    with PushQueue(repo, best.parent) as queue:
+        queue.push(best, "best")
+        queue.push(best, "next")
+    assert queue.commit is None and queue.failure == "KeyError: 'oid'" and queue.arrived == "best"
+
+
+def test_a_run_that_is_stopped_waits_not_long_and_does_not_call_it_pushed(
+    best: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push_queue, "PATIENCE", 0.05)
+    repo: Any = SlowRepo()
+    with pytest.raises(Stopped), PushQueue(repo, best.parent) as queue:
+        queue.push(best, "best")
+        raise Stopped("stopped", 15)
+    assert queue.commit is None and queue.failure == "The run ended before the Hub had taken it."
+    repo.gate.set()

@@ -111,7 +111,9 @@ def test_the_pipeline_gives_what_hfseg_predict_writes(
     folder: Path, tmp_path: Path, pets_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = pets_dir / "images" / "Bengal_1.jpg"
-    assert main(["predict", str(folder), str(source), "--output_dir", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    words = ["predict", str(folder), str(source), "--device", "cpu", "--output_dir"]
+    assert main([*words, str(tmp_path / "low"), "--dtype", "bfloat16"]) == 0
+    assert main([*words, str(tmp_path / "out")]) == 0
     mask = np.array(Image.open(tmp_path / "out" / "Bengal_1_mask.png"))
     found = np.zeros_like(mask)
     for row in pipeline("image-segmentation", str(folder), device="cpu")(str(source)):

@@ -17,7 +17,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hfseg.errors import InputError
-from hfseg.trackers import prepare_trackers
+from hfseg.trackers import PredictionPictures, prepare_trackers
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["recipes/segformer_quickstart.json", "--num_images", "16", "--image_size", "32", "--num_train_epochs", "2"]
@@ -46,9 +46,22 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def losses(folder: Path) -> list[float]:
+def logged(folder: Path) -> dict[str, list[float]]:
+    """What the run's own files have under each of the names wanted."""
     log = json.loads((folder / "run" / "trainer_state.json").read_text())["log_history"]
-    return [entry["loss"] for entry in log if "loss" in entry]
+    test = json.loads((folder / "run" / "test_metrics.json").read_text())
+    values = {"test/mean_iou": [test["mean_iou"]]}
+    for name in WANTED - values.keys():
+        part, key = name.split("/")
+        mark, key = ("loss", key) if part == "train" else ("eval_loss", f"eval_{key}")
+        values[name] = [entry[key] for entry in log if mark in entry]
+    assert len(values["train/loss"]) == len(values["eval/loss"]) == 2
+    return values
+
+
+def check_values(found: dict[str, list[Any]], folder: Path) -> None:
+    for name, values in logged(folder).items():
+        assert found[name] == pytest.approx(values, rel=1e-6), name
 
 
 def test_tensorboard_has_the_numbers_and_the_pictures(tracked: Path) -> None:
@@ -59,8 +72,7 @@ def test_tensorboard_has_the_numbers_and_the_pictures(tracked: Path) -> None:
         for tag in events.Tags()["scalars"]:
             scalars.setdefault(tag, []).extend(event.value for event in events.Scalars(tag))
         images += [event for tag in events.Tags()["images"] if tag == PICTURE for event in events.Images(tag)]
-    assert set(scalars) >= WANTED
-    assert scalars["train/loss"] == pytest.approx(losses(tracked), rel=1e-6)
+    check_values(scalars, tracked)
     assert len(images) == 2 and min(images[0].width, images[0].height) > 300
 
 
@@ -91,8 +103,7 @@ def test_weights_and_biases_offline_run_reads_back(tracked: Path) -> None:
         for item in record.history.item:
             key = item.key or "/".join(item.nested_key)
             history.setdefault(key, []).append(json.loads(item.value_json))
-    assert {key for key in history if isinstance(history[key][0], int | float)} >= WANTED
-    assert history["train/loss"] == pytest.approx(losses(tracked), rel=1e-6)
+    check_values(history, tracked)
     pictures = history[f"{PICTURE}/path"]
     assert len(pictures) == 2 and history[f"{PICTURE}/_type"] == ["image-file"] * 2
     for name in pictures:
@@ -102,9 +113,16 @@ def test_weights_and_biases_offline_run_reads_back(tracked: Path) -> None:
 def test_trackio_store_reads_back(tracked: Path) -> None:
     with sqlite3.connect(tracked / "trackio" / "hfseg.db") as store:
         rows = [json.loads(row[0]) for row in store.execute("select metrics from metrics order by id")]
-    assert {key for row in rows for key in row} >= WANTED | {PICTURE}
-    assert [row["train/loss"] for row in rows if "train/loss" in row] == pytest.approx(losses(tracked), rel=1e-6)
+    check_values({name: [row[name] for row in rows if name in row] for name in WANTED}, tracked)
+    assert sum(PICTURE in row for row in rows) == 2
     assert len(list((tracked / "trackio" / "media").rglob("*.png"))) == 2
+
+
+def test_the_picture_shows_four_predictions_from_all_of_the_split() -> None:
+    dataset = [{"image": i, "mask": i} for i in range(10)]
+    labels: Any = None
+    assert [row["image"] for row in PredictionPictures(None, dataset, labels).rows] == [0, 3, 6, 9]
+    assert len(PredictionPictures(None, dataset[:3], labels).rows) == 3
 
 
 def test_a_tracker_that_is_not_installed_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from hfseg.errors import InputError
+from hfseg.hub_errors import describe_hub_error
 from hfseg.models.state_dicts import UNLOADABLE, WEIGHT_SUFFIXES, copy_weights, match_names, one_line, read_state_dict
 
 NO_NETWORK = "Without a network, give a file or folder that is already here, or --weights scratch."
@@ -94,7 +95,9 @@ def _read_checkpoint(model: PreTrainedModel, source: str, trust_remote_code: boo
         # The bare network of another kind, such as the ConvNeXt for a UperNet over ConvNeXt.
         loaded = AutoModel.from_pretrained(source, dtype=torch.float32, trust_remote_code=trust_remote_code)
     except UNLOADABLE as error:
-        raise InputError(f"weights: {source} can't be loaded: {one_line(error)} {NO_NETWORK}") from error
+        told = None if Path(source).exists() else describe_hub_error(error, source)
+        told = told or f"{source} can't be loaded: {one_line(error)} {NO_NETWORK}"
+        raise InputError(f"weights: {told}") from error
     return loaded.state_dict()
 
 

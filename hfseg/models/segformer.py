@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from hfseg.errors import InputError
+from hfseg.hub_errors import describe_hub_error
 from hfseg.labels import IGNORE_INDEX, Labels
 from hfseg.models.encoder import NO_NETWORK, find_encoder, load_encoder
 from hfseg.models.state_dicts import UNLOADABLE, one_line
@@ -98,6 +99,9 @@ def build_checkpoint(name: str, labels: Labels, *, weights: str, trust_remote_co
     except InputError:
         raise
     except UNLOADABLE as error:
+        told = None if is_folder else describe_hub_error(error, name)
+        if told is not None:
+            raise InputError(f"model: {told}") from error
         advice = "Give a folder that save_pretrained wrote, of a model for it." if is_folder else NO_NETWORK
         raise InputError(
             f"model: {name} can't be loaded as a semantic segmentation model: {one_line(error)} {advice}"

@@ -1,5 +1,6 @@
 """Writes a report on runs or studies: `hfseg report RUN_OR_STUDY_DIR ... [--output_dir OUT]`."""
 
+import logging
 import re
 import shutil
 import sys
@@ -10,6 +11,8 @@ from hfseg.args import split_options
 from hfseg.errors import InputError, near_names
 from hfseg.logs import show_errors, start_log
 from hfseg.report.records import Run, read_runs
+
+logger = logging.getLogger(__name__)
 
 MARKS = ("index.html", "comparison.json", "claims.json")  # every report has these
 OWN_FILES = re.compile(r"index\.html|README\.md|(comparison|seeds|claims)\.(csv|json)|fig\d\d+_.+\.(png|svg|csv|json)")
@@ -90,6 +93,8 @@ def write_report(folders: Sequence[Path], output_dir: Path) -> Path:
     write_text(new / "index.html", render_page(title, content, inline))
     write_text(new / "README.md", render_markdown(title, content, figures.entries))
     replace_files(output_dir, new)
+    for note in figures.notes:
+        logger.warning(note)
     return output_dir / "index.html"
 
 

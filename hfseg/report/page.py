@@ -78,7 +78,7 @@ def _cells(row: dict[str, Any], classes: Sequence[str]) -> list[Cell]:
         else (f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s", seconds),
         _number(row["images_per_second"], ".1f"),
         ("-", None) if memory is None else (f"{memory / 1024:.2f} GiB", memory),
-        (str(len(row["seeds"])) if row["seeds"] else "not run", len(row["seeds"])),
+        (str(len(row["seeds"])), len(row["seeds"])) if row["seeds"] else ("not run", None),
         (f"{epochs:g} of {planned:g}", epochs) if short else _number(epochs if epochs is not None else planned, "g"),
         _number(row["learning_rate"], "g"),
         (row["weights"], row["weights"]),

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from hfseg.args import split_options
 from hfseg.checkpoints import write_json
 from hfseg.errors import InputError, near_names
@@ -20,6 +22,7 @@ from hfseg.study.progress import BLOCKED, FAILED, FINISHED, RUNNING, Board
 
 STUDY_FILE = "study.json"  # what the report knows of the study
 REDRAW = 2.0  # seconds
+PATIENCE = 60.0  # seconds in which the run of a study that was killed has to end
 USAGE = """usage: hfseg study STUDY.json --output_dir OUT [--only RUN ...] [--seeds N ...] [--[RUN.]key value ...]
 
 Trains every run of the study in a process of its own, OUT/<run>/seed<k>, and writes OUT/report/index.html. Started
@@ -55,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_folder(job)
 
     # ---- jobs -> finished runs ----
-    with locked(output_dir):
+    with locked(output_dir) as lock:
         record = StudyRecord(Path(output_dir), argv, runs)
-        ended_well = run_jobs(jobs, record, [f"--{key}={value}" for key, value in launcher.items()])
+        ended_well = run_jobs(jobs, record, [f"--{key}={value}" for key, value in launcher.items()], lock)
 
     # ---- report ----
     from hfseg.report import write_report
@@ -72,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if ended_well else 1
 
 
-def run_jobs(jobs: Sequence[Job], record: "StudyRecord", launcher: Sequence[str]) -> bool:
+def run_jobs(jobs: Sequence[Job], record: "StudyRecord", launcher: Sequence[str], lock: int | None = None) -> bool:
     """Runs what is not finished yet; a failed job does not stop those that don't need it. False: some failed."""
     board = Board(jobs)
     for job in jobs:
@@ -90,7 +93,7 @@ def run_jobs(jobs: Sequence[Job], record: "StudyRecord", launcher: Sequence[str]
         board.set(job, RUNNING)
         record.update(board)
         board.show(job)
-        code = train(job, board, launcher)
+        code = train(job, board, launcher, lock)
         if code == 0:
             finish(job)
             board.set(job, FINISHED)
@@ -104,9 +107,9 @@ def run_jobs(jobs: Sequence[Job], record: "StudyRecord", launcher: Sequence[str]
     return all(state == FINISHED for state in board.states.values())
 
 
-def train(job: Job, board: Board, launcher: Sequence[str]) -> int:
+def train(job: Job, board: Board, launcher: Sequence[str], lock: int | None = None) -> int:
     """Trains one job to its end, and keeps the table current meanwhile."""
-    process = start(job, launcher)
+    process = start(job, launcher, lock)
     drawn = time.monotonic()
     try:
         while process.poll() is None:
@@ -193,8 +196,11 @@ def select_jobs(jobs: Sequence[Job], only: Sequence[str] | None) -> list[Job]:
 
 
 @contextlib.contextmanager
-def locked(output_dir: str | Path) -> Iterator[None]:
-    """Holds the study's folder for this process alone, where the system has flock(2).
+def locked(output_dir: str | Path) -> Iterator[int | None]:
+    """Holds the study's folder for this process and the run it has under way, where the system has flock(2).
+
+    Yields:
+        The lock's file descriptor, which the run inherits: a run lives a moment longer than a study that was killed.
 
     Raises:
         InputError: another study is running there.
@@ -204,21 +210,27 @@ def locked(output_dir: str | Path) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:  # Windows
-        yield
+        yield None
         return
     with open(folder / ".lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise InputError(
-                f"A study is running in {folder} (process {file.read().strip() or '?'}). Wait for it, or give another "
-                "--output_dir."
-            ) from None
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                file.seek(0)
+                owner = file.read().strip()
+                if owner.isdigit() and psutil.pid_exists(int(owner)) or time.monotonic() > end:
+                    raise InputError(
+                        f"A study is running in {folder} (process {owner or '?'}). Wait for it, or give another "
+                        "--output_dir."
+                    ) from None
+            time.sleep(0.1)  # that study was killed, and its run is about to end
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        yield file.fileno()
 
 
 def _one(values: Sequence[str], name: str) -> str:

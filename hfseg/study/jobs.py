@@ -59,11 +59,11 @@ def check_folder(job: Job) -> None:
     )
 
 
-def start(job: Job, launcher: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+def start(job: Job, launcher: Sequence[str] = (), lock: int | None = None) -> subprocess.Popen[bytes]:
     """Starts `hfseg train` on the job's recipe, from its newest whole checkpoint where there is one.
 
-    Its output goes to console.log. On Linux it ends when this process does, however that ends: two processes never
-    write into one folder.
+    Its output goes to console.log. On Linux it ends when this process does, however that ends, and holds the study's
+    lock until then: two processes never write into one folder.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     write_json(job.folder / RECIPE, job.recipe())
@@ -78,6 +78,7 @@ def start(job: Job, launcher: Sequence[str] = ()) -> subprocess.Popen[bytes]:
             stdout=console,
             stderr=subprocess.STDOUT,
             preexec_fn=die_with_parent(os.getpid()),
+            pass_fds=() if lock is None else (lock,),
         )
 
 

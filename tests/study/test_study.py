@@ -108,30 +108,46 @@ def alive(pid: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the broken run goes on by itself")
 def test_a_killed_study_goes_on_to_the_same_table(whole: Path, study: Path, tmp_path: Path) -> None:
-    """SIGKILL in the middle of a run, twice: in its first epochs, and while another run is under way."""
+    """SIGKILL in the middle of a run, twice: of the study alone, then of the study and of its run at once.
+
+    It is started again right away, and has to wait for the run of the one that was killed alone.
+    """
     out = tmp_path / "out"
-    killed = 0
+    killed, runs = 0, list[int]()
     for name in ("source/seed1", "tuned/seed0"):
         process = subprocess.Popen(command(study, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 900
         while not list((out / name).glob("checkpoint-*")) and time.monotonic() < deadline:
             time.sleep(0.01)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        process.send_signal(signal.SIGKILL)
-        process.wait()
         assert children, "no run was under way"
-        while any(alive(int(child)) for child in children) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not any(alive(int(child)) for child in children), "the training outlived its study"
+        process.send_signal(signal.SIGKILL)
+        if name == "tuned/seed0":
+            for child in children:
+                os.kill(int(child), signal.SIGKILL)
+        process.wait()
         killed += not (out / name / "finished.json").exists()
+        runs += [int(child) for child in children]
     assert killed == 2
-    assert run(study, out).returncode == 1
+    result = run(study, out)
+    assert result.returncode == 1, result.stderr
+    assert not any(alive(child) for child in runs), "the training outlived its study"
     for name in ("comparison", "seeds", "claims"):
         text, expected = (json.dumps(table(folder, name)).replace(str(folder), "OUT") for folder in (out, whole))
         assert text == expected
     for name in ("source/seed1", "tuned/seed0"):
         one, two = (json.loads((folder / name / "run.json").read_text())["test"] for folder in (out, whole))
         assert one == two
+
+
+@pytest.mark.slow
+def test_only_the_runs_asked_for_and_those_that_they_need(whole: Path, study: Path) -> None:
+    result = run(study, whole, "--only", "tuned")
+    assert result.returncode == 0 and "2 finished of 2" in result.stdout, result.stdout + result.stderr
+    jobs = {job["run"]: job["state"] for job in json.loads((whole / "study.json").read_text())["jobs"]}
+    assert jobs == {"source": "finished", "broken": "failed", "behind_broken": "not run", "tuned": "finished"}
+    result = run(study, whole, "--only", "tuned2")
+    assert result.returncode == 2 and "There is no run 'tuned2'" in result.stderr and "tuned" in result.stderr
 
 
 @pytest.mark.slow
