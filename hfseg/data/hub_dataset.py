@@ -21,6 +21,7 @@ from huggingface_hub.utils import httpx  # whichever of its releases huggingface
 from hfseg.data.classes import FILES, check_some_masks, read_labels
 from hfseg.data.splits import SPLITS, draw_held_out
 from hfseg.errors import InputError, near_names
+from hfseg.hub_errors import describe_hub_error
 from hfseg.labels import Labels
 
 logger = logging.getLogger(__name__)
@@ -254,6 +255,8 @@ def _download(repo_id: str, config: str | None, revision: str | None) -> Dataset
     try:
         return load_dataset(repo_id, config, revision=revision)
     except (DatasetsError, OSError, ValueError, RuntimeError, NotImplementedError, httpx.HTTPError) as error:
+        if (told := describe_hub_error(error, repo_id)) is not None:
+            raise InputError(f"The data set {repo_id} can't be loaded: {told}") from error
         reason = one_line(error.__cause__ or error)
         advice = " Give one as dataset_config." if "config" in reason.lower() else f" {NO_ACCESS}"
         raise InputError(f"The data set {repo_id} can't be loaded: {reason}{advice}") from error
