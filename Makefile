@@ -1,9 +1,11 @@
+# The tests start hundreds of processes, which would else compile the package anew where the environment forbids caches.
+export PYTHONDONTWRITEBYTECODE :=
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 # Tests side by side, one thread each: most of them wait for a Python that starts.
 JOBS ?= 2
-PYTEST = -m pytest -n $(JOBS) --dist loadscope
+PYTEST = -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder
 LOWEST = .venv-lowest
 # The lower ends of pyproject.toml's ranges, but for torch's, torchvision's and matplotlib's.
 LOWEST_VERSIONS = transformers==5.17.* huggingface_hub==1.33.* datasets==4.4.* accelerate==1.12.* timm==1.0.31 \

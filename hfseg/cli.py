@@ -1,5 +1,6 @@
 """`hfseg COMMAND ...`: hands over to the command's own main."""
 
+import gc
 import importlib
 import sys
 from collections.abc import Sequence
@@ -37,9 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         near = near_names(argv[0], list(COMMANDS))
         print(f"hfseg: error: there is no command {argv[0]!r}; there are {', '.join(COMMANDS)}.{near}", file=sys.stderr)
         return 2
+    # Thousands of modules make no garbage; not looking for it saves a tenth of the start.
+    gc.disable()
     command = importlib.import_module(COMMANDS[argv[0]][0])
     from hfseg.logs import show_errors
 
+    gc.enable()
     return show_errors(command.main, argv[1:])
 
 

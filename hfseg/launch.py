@@ -1,5 +1,6 @@
 """`hfseg train`: one process runs right here; several are started by accelerate, after the recipe was checked."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -25,8 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not recipe_argv or recipe_argv[0].startswith("--") and "--help" not in recipe_argv:
         raise InputError("Which recipe? Give one first: hfseg train recipes/segformer_pets.json [--key value ...].")
     topology = plan_launch(launcher)
+    gc.disable()  # as in hfseg.cli
     import hfseg.train
 
+    gc.enable()
     if topology.num_processes == 1 and "config_file" not in launcher:
         return hfseg.train.main(recipe_argv)
     if launcher.get("machine_rank", "0") == "0":  # the first machine tells of mistakes

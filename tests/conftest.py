@@ -19,6 +19,15 @@ _caches = TemporaryDirectory(prefix="hfseg_test_caches_", ignore_cleanup_errors=
 os.environ["HF_DATASETS_CACHE"] = _caches.name
 
 
+# Modules that take minutes, first: one that starts last is waited for by all other processes.
+LONGEST = ("test_readme", "test_study", "test_pushes", "test_contract", "test_faults", "test_two_nodes", "test_hub")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
+
+
 def _test_data(name: str) -> Path:
     root = os.environ.get("HFSEG_TEST_DATA")
     if not root:
