@@ -18,8 +18,7 @@ from hfseg.data.transforms import build_processor
 from hfseg.labels import Labels
 from hfseg.models import build
 
-# The input size of recipes/segformer_camvid.json, which the target is for, and that of most checkpoints.
-SIZES = {(192, 256): 1.5, (512, 512): None}
+SIZES = {(192, 256): 1.5}  # the input size of recipes/segformer_camvid.json
 BATCHES = (1, 4, 8, 16)
 
 

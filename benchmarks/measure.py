@@ -6,6 +6,7 @@ comparison alternate, so that what else the machine does falls on both.
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import statistics
@@ -127,18 +128,40 @@ def in_process(module: str, *arguments: str, key: str) -> Sample:
     """A sample from a process of its own, where memory or imports matter.
 
     Args:
+        module, arguments: see `Recorded`.
+        key: which of the process's numbers is taken.
+    """
+    return lambda: Recorded(module, *arguments).sample(key)()
+
+
+class Recorded:
+    """A process of its own whose numbers several comparisons share: it runs once a round.
+
+    Args:
         module: run as `python -m module arguments`; prints one JSON object in its last line (see `report`).
-        key: which of its numbers is taken.
     """
 
-    def sample() -> float:
-        command = [sys.executable, "-m", module, *arguments]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        if result.returncode:
-            raise RuntimeError(f"{' '.join(command)} ended with {result.returncode}:\n{result.stderr[-2000:]}")
-        return float(json.loads(result.stdout.splitlines()[-1])[key])
+    def __init__(self, module: str, *arguments: str) -> None:
+        self.command = [sys.executable, "-m", module, *arguments]
+        self.rounds: list[dict[str, float]] = []
 
-    return sample
+    def sample(self, key: str) -> Sample:
+        """One of its numbers, from the first round on."""
+        places = itertools.count()
+
+        def take() -> float:
+            place = next(places)
+            while len(self.rounds) <= place:
+                self.rounds.append(self._run())
+            return self.rounds[place][key]
+
+        return take
+
+    def _run(self) -> dict[str, float]:
+        result = subprocess.run(self.command, cwd=ROOT, capture_output=True, text=True)
+        if result.returncode:
+            raise RuntimeError(f"{' '.join(self.command)} ended with {result.returncode}:\n{result.stderr[-2000:]}")
+        return json.loads(result.stdout.splitlines()[-1])
 
 
 def report(**numbers: float) -> None:
