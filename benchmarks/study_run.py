@@ -101,7 +101,8 @@ def train_ours(epochs: int, folder: str, processes: int, one_thread: bool, extra
     words += ["--num_train_epochs", str(epochs), "--output_dir", f"{folder}/run", "--num_processes", str(processes)]
     command = [sys.executable, "-m", "hfseg.cli", "train", *words, *extra]
     lines, times = [], {}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    pipes: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
         assert process.stderr is not None
         for line in process.stderr:
             lines.append(line)
