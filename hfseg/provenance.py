@@ -9,7 +9,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from datasets import Dataset, DatasetDict
 from huggingface_hub import HfApi, ModelCard
@@ -109,6 +108,8 @@ def describe_base(model: str, weights: str) -> BaseModel | None:
         if model.startswith("segformer-b"):
             source = f"nvidia/mit-{model.removeprefix('segformer-')}"
         elif model.startswith("timm/"):
+            import timm  # takes a second, which users of other models need not wait for
+
             cfg = timm.get_pretrained_cfg(model.removeprefix("timm/"))
             hub_id = getattr(cfg, "hf_hub_id", None)  # timm/resnet18.a1_in1k
             return BaseModel(hub_id or model, hub_id, getattr(cfg, "license", None))

@@ -107,6 +107,16 @@ def test_import_and_help_load_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_only_models_with_a_timm_encoder_wait_for_timm() -> None:
+    importers = {
+        path.name
+        for path in FILES
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import) and "timm" in [alias.name for alias in node.names]
+    }
+    assert importers == {"timm_builder.py"}
+
+
 def test_every_file_in_the_readme_exists() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]

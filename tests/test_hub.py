@@ -96,6 +96,7 @@ def test_what_older_pushes_left_goes_and_the_rest_stays(tmp_path: Path) -> None:
     hub.stop()
 
 
+@pytest.mark.slow
 def test_what_comes_out_other_than_sent_is_sent_again_once(tmp_path: Path) -> None:
     hub = LoopbackHub(tmp_path / "hub").start()
     run = bundle(tmp_path)

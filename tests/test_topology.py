@@ -37,7 +37,7 @@ def start(*options: object) -> list[str]:
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [pytest.param(*case, marks=pytest.mark.slow if case[0] == "cpu" else ()) for case in EXPECTED],
+    [pytest.param(*case, marks=pytest.mark.slow if case[0] != "multi_gpu" else ()) for case in EXPECTED],
 )
 def test_what_is_asked_for_is_active(name: str, count: int | None, tmp_path: Path) -> None:
     processes, device, kind = EXPECTED[name, count]
@@ -117,7 +117,8 @@ def test_mistakes_get_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert plan_topology(1, str(FOLDER / "multi_gpu.yaml")).num_processes == 1
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
 def test_a_signal_ends_all_processes(count: int, tmp_path: Path) -> None:
     options = ["--config_file", FOLDER / "cpu.yaml", "--num_processes", count, "--max_steps", 100000]
     command = start(*options, "--output_dir", tmp_path / "run")

@@ -4,16 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import timm
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from hfseg.errors import InputError, near_names
 from hfseg.labels import Labels
 from hfseg.models import segformer
-from hfseg.models.builders import build_timm, build_torchvision
 from hfseg.models.encoder import freeze_encoder
 from hfseg.models.timm_seg import TimmForSemanticSegmentation, TimmSegConfig
+from hfseg.models.torchvision_builder import build_torchvision
 from hfseg.models.torchvision_seg import TorchvisionForSemanticSegmentation, TorchvisionSegConfig
 from hfseg.models.trial import check_size
 
@@ -76,14 +75,14 @@ def build(
     """
     if freeze not in ("none", "encoder"):
         raise InputError(f"freeze is {freeze!r}; allowed are none and encoder.")
-    builder = _builder(name)
+    builder, is_timm = _builder(name), name.startswith("timm/")
     options: dict[str, Any] = {"weights": weights, "trust_remote_code": trust_remote_code}
-    if builder is build_timm:
+    if is_timm:
         options["image_size"] = image_size
     elif builder is build_torchvision:
         options["aux_loss"] = aux_loss
     if head_dropout is not None:
-        if builder not in (segformer.build, build_timm):
+        if builder is not segformer.build and not is_timm:
             raise InputError(f"head_dropout: {name} keeps its own; leave head_dropout out.")
         if not 0 <= head_dropout < 1:
             raise InputError(f"head_dropout is {head_dropout}; give a probability from 0 up to 1.")
@@ -104,9 +103,13 @@ def _builder(name: str) -> Callable[..., PreTrainedModel]:
     if name in MODELS:
         return MODELS[name]
     if name.startswith("timm/"):
+        from hfseg.models.timm_builder import build_timm
+
         return build_timm
     if Path(name).is_dir() or name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return segformer.build_checkpoint
+    import timm  # takes a second, which users of other models need not wait for
+
     near = near_names(name, [*MODELS, *(f"timm/{n}" for n in timm.list_models())])
     raise InputError(
         f"There is no model {name!r}.{near} Allowed: {', '.join(MODELS)}, timm/<encoder>, a folder or a Hub id."
@@ -118,6 +121,8 @@ def normalization(name: str, *, trust_remote_code: bool = False) -> tuple[tuple[
     found: Any = None
     _builder(name)  # an unknown name is told before anything is asked for on the network
     if name.startswith("timm/"):
+        import timm
+
         cfg = timm.get_pretrained_cfg(name.removeprefix("timm/"))
         found = (cfg.mean, cfg.std) if cfg is not None else None
     elif name not in MODELS:

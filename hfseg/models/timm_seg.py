@@ -6,7 +6,6 @@ This file travels to the Hub with its weights: it imports torch, timm and transf
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -109,6 +108,8 @@ class TimmForSemanticSegmentation(PreTrainedModel):
     head: nn.Module
 
     def __init__(self, config: TimmSegConfig) -> None:
+        import timm  # takes a second, which users of other models need not wait for
+
         super().__init__(config)
         self.encoder = timm.create_model(
             config.encoder_name, pretrained=False, features_only=True, **config.encoder_kwargs

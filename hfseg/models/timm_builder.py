@@ -1,24 +1,22 @@
-"""Builders of the wrapped torchvision and timm models: which network, and where its encoder's weights start."""
+"""Builds the models with a timm encoder: the size it takes, and where its weights start.
 
-import http.client
-import inspect
+Imported when a recipe asks for such a model: timm takes a second to import, and brings W&B where that is installed.
+"""
+
 import logging
-import urllib.error
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from torch import nn
-from torchvision.models import get_model_weights, segmentation
 
 from hfseg.errors import InputError, near_names
 from hfseg.labels import Labels
-from hfseg.models.encoder import NO_NETWORK, find_encoder, load_encoder
+from hfseg.models.encoder import NO_NETWORK, load_encoder
 from hfseg.models.segformer import label_settings
 from hfseg.models.state_dicts import copy_weights, match_names, one_line, read_state_dict, rename_by_order
 from hfseg.models.timm_seg import TimmForSemanticSegmentation, TimmSegConfig
-from hfseg.models.torchvision_seg import TorchvisionForSemanticSegmentation, TorchvisionSegConfig
 
 logger = logging.getLogger(__name__)
 
@@ -26,28 +24,6 @@ logger = logging.getLogger(__name__)
 # positions, Swin's windows slide over any size. Both need images in multiples of their stride.
 FLEXIBLE_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
 REFUSALS = (RuntimeError, AttributeError, NotImplementedError, AssertionError, ValueError)
-
-
-def build_torchvision(
-    name: str, labels: Labels, *, weights: str, aux_loss: bool = False, trust_remote_code: bool = False
-) -> TorchvisionForSemanticSegmentation:
-    """`pretrained` takes the encoder of torchvision's own segmentation weights, `imagenet` the backbone's."""
-    if aux_loss and name.startswith("lraspp"):
-        raise InputError(f"aux_loss: {name} has no auxiliary head; leave aux_loss out.")
-    config = TorchvisionSegConfig(architecture=name, aux_loss=aux_loss, **label_settings(labels))
-    model = TorchvisionForSemanticSegmentation(config)
-    if weights in ("pretrained", "imagenet"):
-        published = get_model_weights(name).DEFAULT
-        if weights == "imagenet":
-            published = inspect.signature(getattr(segmentation, name)).parameters["weights_backbone"].default
-        try:
-            given = published.get_state_dict(progress=False, check_hash=True)
-        except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
-            raise InputError(f"weights: {published.url} can't be fetched ({error}). {NO_NETWORK}") from error
-        copy_weights(find_encoder(model), given, str(published))
-    elif weights != "scratch":
-        load_encoder(model, weights, trust_remote_code=trust_remote_code)
-    return model
 
 
 def build_timm(
