@@ -1,7 +1,8 @@
 """Input alone, not cached: camvid, random 256 x 256 crops after scale jitter, mirrored and coloured, normalised.
 
 The stock path is torchvision v2 in set_transform, sample by sample on tensors, with the same augmentation and stock
-Trainer's loader settings (no workers). Ours reads with the workers that it chooses, and finishes batches on the device.
+Trainer's loader settings (no workers). Ours reads with the workers that it chooses, and finishes batches on the device,
+or, without one, in the workers.
 The limit is decoding the files with all cores, and nothing else.
 
 python -m benchmarks.input_crops
@@ -22,7 +23,7 @@ from torchvision.transforms import v2
 from benchmarks.measure import Options, compare, main, rate, test_data, tracing
 from hfseg.data import load
 from hfseg.data.augment import Augmentation
-from hfseg.data.transforms import SegTransform, build_processor, collate, finish_batch, prepare
+from hfseg.data.transforms import SegTransform, build_processor, collate_for, finish_batch, prepare
 from hfseg.inputs import count_cores, plan_loading
 
 SIZE, CROP, JITTER, BATCH = (360, 480), (256, 256), (0.5, 2.0), 8
@@ -47,7 +48,7 @@ def run(options: Options) -> list[dict[str, Any]]:
     args.device, args.world_size = device, 1
     settings = vars(plan_loading(ours, BATCH, True, args))
     print(f"ours reads with {settings['num_workers']} workers")
-    loader = DataLoader(ours, BATCH, shuffle=True, collate_fn=collate, **settings)
+    loader = DataLoader(ours, BATCH, shuffle=True, collate_fn=collate_for(device), **settings)
 
     def read_stock() -> None:
         for batch in stock_loader:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, Trainer
 from hfseg.bands import cross_entropy_by_bands, is_large
 from hfseg.checkpoints import reload_weights, unwrap
 from hfseg.clock import Clock
-from hfseg.data.transforms import collate
+from hfseg.data.transforms import collate_for
 from hfseg.errors import InputError
 from hfseg.evaluation import MatrixEvaluation
 from hfseg.inputs import InputTrainer
@@ -69,7 +69,7 @@ class SegTrainer(MatrixEvaluation, InputTrainer, SteadyTrainer):
         if args.ddp_find_unused_parameters is None:
             # Searching costs each step; only auxiliary heads (UperNet, BEiT, Data2Vec) stay out of this loss.
             args.ddp_find_unused_parameters = any("auxiliary" in name for name, _ in model.named_modules())
-        kwargs.setdefault("data_collator", collate)
+        kwargs.setdefault("data_collator", collate_for(args.device))
         kwargs.setdefault("compute_metrics", self._sum_matrices)
         super().__init__(model=model, args=args, **kwargs)
         self.model_accepts_loss_kwargs = True  # older releases read this instead of loss_is_scaled_for_ga

@@ -64,21 +64,19 @@ def apply_changes(images: torch.Tensor, masks: torch.Tensor, changes: np.ndarray
     if len(flips):
         images, masks = images.clone(), masks.clone()
     for width in np.unique(changes["width"][flips]):
-        rows = _rows(flips[changes["width"][flips] == width], images.device)
-        images[rows, :, :, :width] = images[rows, :, :, :width].flip(-1)
-        masks[rows, :, :width] = masks[rows, :, :width].flip(-1)
+        for _, rows in _parts(flips[changes["width"][flips] == width], images.device):
+            images[rows, :, :, :width] = images[rows, :, :, :width].flip(-1)
+            masks[rows, :, :width] = masks[rows, :, :width].flip(-1)
     names, neutral = ("brightness", "contrast", "saturation", "hue"), (0, 1, 1, 0)
     changed = np.flatnonzero(np.any([changes[n] != value for n, value in zip(names, neutral)], axis=0))
-    if len(changed):
-        images = images.clone() if not len(flips) else images
-        # On a CPU image by image: what is worked on stays in its cache.
-        for some in [changed] if images.device.type != "cpu" else np.array_split(changed, len(changed)):
-            rows = _rows(some, images.device)
-            old = images[rows]
-            new = distort_colors(old, changes[some])
-            if (inside := _inside(changes[some], images.shape[-2:])) is not None:
-                new = torch.where(inside.to(images.device, non_blocking=True), new, old)
-            images[rows] = new
+    if len(changed) and not len(flips):
+        images = images.clone()
+    for some, rows in _parts(changed, images.device):
+        old = images[rows]
+        new = distort_colors(old, changes[some])
+        if (inside := _inside(changes[some], images.shape[-2:])) is not None:
+            new = torch.where(inside.to(images.device, non_blocking=True), new, old)
+        images[rows] = new
     return images, masks
 
 
@@ -105,16 +103,17 @@ def turn_hue(pixels: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     """Colours with another hue, the same saturation and value.
 
     With the hue h in sixths of a turn, and chroma = largest - smallest channel, a channel of the result is
-    largest - chroma * clamp(min(k, 4 - k), 0, 1), where k = (n + h) mod 6 and n = 5, 3, 1 for red, green, blue
-    (https://en.wikipedia.org/wiki/HSL_and_HSV, "HSV to RGB alternative").
+    largest - chroma * clamp(2 - d, 0, 1), where d is the distance of n + h from 2 on a circle of 6, and n = 5, 3, 1 for
+    red, green, blue (https://en.wikipedia.org/wiki/HSL_and_HSV, "HSV to RGB alternative").
 
     Args:
         pixels: (B, 3, H, W) float32 in 0..1.
         turn: (B, 1, 1, 1) float32, of a whole turn.
     """
     red, green, blue = pixels.unbind(1)  # (B, H, W)
-    smallest, largest = pixels.aminmax(dim=1)
-    chroma = largest - smallest
+    largest = torch.maximum(red, green)  # two by two: a reduction over so few channels is slower
+    largest = torch.maximum(largest, blue, out=largest)
+    chroma = largest - torch.minimum(torch.minimum(red, green), blue)
     divisor = chroma.clamp(min=torch.finfo(torch.float32).tiny)  # grey has no hue, and a chroma of 0 below
     hue = torch.where(
         largest == red,
@@ -124,15 +123,21 @@ def turn_hue(pixels: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     hue += 6 * turn[:, :, 0]
     out = torch.empty_like(pixels)
     for channel, n in enumerate((5, 3, 1)):
-        k = (hue + n).remainder_(6)
-        k = torch.minimum(k, 4 - k).clamp_(0, 1)
-        torch.sub(largest, k.mul_(chroma), out=out[:, channel])
+        distance = (hue + (n - 2)).abs_().sub_(3).abs_().sub_(3).abs_()  # of a number from -9 to 9
+        torch.sub(largest, distance.neg_().add_(2).clamp_(0, 1).mul_(chroma), out=out[:, channel])
     return out
 
 
 def _multiply(pixels: torch.Tensor, factors: np.ndarray) -> None:
     if (factors != 1).any():
         pixels.mul_(_column(factors, pixels)).clamp_(0, 1)
+
+
+def _parts(samples: np.ndarray, device: torch.device) -> list[tuple[np.ndarray, slice | torch.Tensor]]:
+    """Samples of a batch and their index into it: all at once, or on a CPU one by one, which stay in its cache."""
+    if device.type == "cpu":
+        return [(samples[k : k + 1], slice(i, i + 1)) for k, i in enumerate(samples.tolist())]
+    return [(samples, _rows(samples, device))] if len(samples) else []
 
 
 def _rows(indices: np.ndarray, device: torch.device) -> torch.Tensor:

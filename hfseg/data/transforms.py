@@ -2,7 +2,8 @@
 
 The image processor that is saved with a model is the one place that says how an image is resized and normalised. The
 same steps run here, bit for bit as the processor does them on a CPU, but in two places: where files are read, images
-are resized and stay uint8; where a batch is used, it is mirrored, coloured and normalised (`finish_batch`).
+are resized and stay uint8; where a batch is used, it is mirrored, coloured and normalised (`finish_batch`). On a CPU
+the processes that read files mirror and colour too, since no device could do it beside them (`collate_for`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -37,6 +38,7 @@ __all__ = [
     "build_processor",
     "class_pixels",
     "collate",
+    "collate_for",
     "finish_batch",
     "is_plain",
     "normalize",
@@ -250,6 +252,18 @@ def collate(samples: Sequence[dict[str, Any]] | dict[str, Any]) -> dict[str, Any
     if "files" in samples[0]:
         batch["files"] = [sample["files"] for sample in samples]
     return batch
+
+
+def collate_for(device: torch.device) -> Callable[[Any], dict[str, Any]]:
+    """How batches for a device are put together: by `collate`, and for a CPU mirrored and coloured at once.
+
+    Worker processes share that work then; a GPU does it faster than they.
+    """
+    return _collate_and_change if device.type == "cpu" else collate
+
+
+def _collate_and_change(samples: Any) -> dict[str, Any]:
+    return finish_batch(collate(samples))
 
 
 def finish_batch(batch: dict[str, Any], processor: ImageProcessor | None = None) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from hfseg.data.transforms import (
     build_processor,
     class_pixels,
     collate,
+    collate_for,
     finish_batch,
     is_plain,
     normalize,
@@ -391,6 +392,16 @@ def same(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> bool:
 def augmented(pets_dir: Path, seed: int = 0) -> tuple[Dataset, SegTransform]:
     transform = SegTransform(PETS, build_processor((48, 48)), train=True, augmentation=EVERYTHING, seed=seed)
     return prepare(pets_dataset(pets_dir), transform), transform
+
+
+def test_workers_finish_batches_for_a_cpu_and_leave_them_to_a_gpu(pets_dir: Path) -> None:
+    dataset, _ = augmented(pets_dir)
+    assert collate_for(torch.device("cuda")) is collate
+    workers: Any = DataLoader(dataset, batch_size=4, collate_fn=collate_for(torch.device("cpu")), num_workers=2)
+    batches = list(workers)
+    assert all("changes" not in batch and batch["pixel_values"].dtype == torch.uint8 for batch in batches)
+    got = tuple(torch.cat([batch[name] for batch in batches]) for name in ("pixel_values", "labels"))
+    assert same(got, read_all(dataset, batch_size=4))
 
 
 def test_random_numbers_depend_on_seed_epoch_and_index_only(pets_dir: Path) -> None:
