@@ -3,6 +3,7 @@
 HFSEG_TEST_DATA=DIR python -m benchmarks.check   # the pairs take 0.7 GB in the temporary folder
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -71,6 +72,7 @@ def write_pair(job: tuple[Path, int, Path, Path]) -> None:
 
 
 def check(root: Path, output: Path) -> float:
+    """Seconds of the command, its start included."""
     command = [
         sys.executable,
         "-m",
@@ -86,7 +88,11 @@ def check(root: Path, output: Path) -> float:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode not in (0, 1):  # 1: crops of one image that are alike are issues
         raise RuntimeError(done.stderr)
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    assert json.loads((output / "check.json").read_text())["num_files"] == len(
+        [*root.rglob("*.jpg"), *root.rglob("*.png")]
+    )
+    return seconds
 
 
 if __name__ == "__main__":

@@ -129,7 +129,8 @@ class Segmenter:
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; give 1 or more.")
         # While the model is busy with one batch, the next is read and resized.
-        with closing(map_ahead(self._read, images, ahead=2 * batch_size)) as inputs:
+        on_cpu = self.device.type == "cpu"
+        with closing(map_ahead(self._read, images, ahead=2 * batch_size, beside_cpu_model=on_cpu)) as inputs:
             while batch := list(islice(inputs, batch_size)):
                 yield from self._segment(batch, probabilities)
 

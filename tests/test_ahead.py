@@ -2,6 +2,7 @@ import threading
 from itertools import count
 
 import pytest
+import torch
 
 from hfseg.ahead import map_ahead
 
@@ -21,6 +22,24 @@ def test_results_come_in_order_and_few_items_are_taken_ahead() -> None:
     results.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("hfseg")]
     assert list(map_ahead(str, range(2), ahead=5)) == ["0", "1"] and list(map_ahead(str, [], ahead=1)) == []
+
+
+def test_beside_a_model_on_the_cpu_one_thread_works_and_no_other_is_told_so() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        inside = map_ahead(
+            lambda _: (threading.get_ident(), torch.get_num_threads()), range(8), 3, beside_cpu_model=True
+        )
+        idents, numbers = zip(*inside)
+        assert len(set(idents)) == 1 and set(numbers) == {1}
+        later: list[int] = []
+        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert later == [2] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_error_comes_where_its_result_would_have_come() -> None:
