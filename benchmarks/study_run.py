@@ -2,8 +2,8 @@
 
 Stock is transformers' Trainer with per-sample transforms, the faster of the image processor and torchvision v2. Ours is
 `hfseg train recipes/segformer_pets.json --cache resized` with all that belongs to it: the best bundle with its card is
-written too. Each is a process of its own. The time of stock is that of train(); ours begins before the first image is
-read into the cache.
+written too. Both save a checkpoint when they evaluate (the recipe's own default is each epoch). Each is a process of
+its own. The time of stock is that of train(); ours begins before the first image is read into the cache.
 
 `--alone` runs one of them. Ours takes further options: `--alone ours --bf16 true`.
 """
@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.measure import ROOT, Options, Recorded, compare, main, report, test_data
 
 SIDE, BATCH = 64, 64
+STEPS, EVAL_EPOCHS = 5, 2  # steps of an epoch of 270 images; validation every two epochs, by the recipe
 RECIPE = str(ROOT / "recipes" / "segformer_pets.json")
 EPOCHS = 4
 # What may win; compiling costs more than a run of this length on a CPU.
@@ -99,6 +100,7 @@ def train_ours(epochs: int, folder: str, processes: int, one_thread: bool, extra
     batch = ["--per_device_train_batch_size", str(BATCH // processes), "--per_device_eval_batch_size", "64"]
     words = [RECIPE, "--weights", "scratch", "--data_dir", str(test_data("pets")), "--cache", "resized", *batch]
     words += ["--num_train_epochs", str(epochs), "--output_dir", f"{folder}/run", "--num_processes", str(processes)]
+    words += ["--save_strategy", "steps", "--save_steps", str(EVAL_EPOCHS * STEPS)]
     command = [sys.executable, "-m", "hfseg.cli", "train", *words, *extra]
     lines, times = [], {}
     pipes: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
@@ -127,13 +129,13 @@ def train_stock(way: str, epochs: int, folder: str) -> float:
     model, parts = build_model(), load_pets()
     make: Any = stock.by_processor if way == "processor" else stock.by_torchvision
     sets = [part.with_transform(make((SIDE, SIDE), stock.pets_ids)) for part in parts]
-    steps = -(-len(sets[0]) // BATCH)
+    assert -(-len(sets[0]) // BATCH) == STEPS
     trainer = stock.build_trainer(
         model, folder, *sets,
         num_train_epochs=epochs, per_device_train_batch_size=BATCH, per_device_eval_batch_size=64, learning_rate=1e-3,
-        weight_decay=0.01, max_grad_norm=0, eval_strategy="steps", eval_steps=2 * steps, save_strategy="steps",
-        save_steps=2 * steps, save_total_limit=1, load_best_model_at_end=True, logging_strategy="epoch",
-        use_cpu=not torch.cuda.is_available(),
+        weight_decay=0.01, max_grad_norm=0, eval_strategy="steps", eval_steps=EVAL_EPOCHS * STEPS,
+        save_strategy="steps", save_steps=EVAL_EPOCHS * STEPS, save_total_limit=1, load_best_model_at_end=True,
+        logging_strategy="epoch", use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip
     start = time.perf_counter()
     trainer.train()
