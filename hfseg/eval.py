@@ -19,6 +19,7 @@ from hfseg.data.transforms import SegTransform, build_processor, prepare
 from hfseg.errors import InputError
 from hfseg.labels import Labels
 from hfseg.logs import show_errors, start_log
+from hfseg.malloc import keep_freed_memory
 from hfseg.segmenter import Segmenter, draw_predictions
 from hfseg.trainer import SegTrainer
 
@@ -57,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         eval_strategy="no",
         disable_tqdm=True,
     )
+
+    if args.device.type == "cpu":
+        keep_freed_memory()
 
     # ---- data ----
     with args.main_process_first(desc="loading the data set"):

@@ -31,6 +31,7 @@ from hfseg.global_batch import keep_global_batch
 from hfseg.labels import Labels
 from hfseg.logs import FILE_LOGGER, log_file, show_errors, start_log
 from hfseg.losses import LOSSES, compute_class_weights
+from hfseg.malloc import keep_freed_memory
 from hfseg.models import build, normalization
 from hfseg.plots import plot_log
 from hfseg.provenance import describe_base, describe_data, describe_hardware
@@ -64,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint = fetch_checkpoint(repo, args)
     keep_global_batch(args, checkpoint)
     prepare_trackers(args)
+    if args.device.type == "cpu":
+        keep_freed_memory()
     set_seed(args.seed)
 
     # ---- data ----
