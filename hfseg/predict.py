@@ -19,6 +19,7 @@ from hfseg.errors import InputError
 from hfseg.files import save_png
 from hfseg.images import save_mask
 from hfseg.logs import show_errors, start_log
+from hfseg.malloc import keep_freed_memory
 from hfseg.segmenter import Segmentation, Segmenter
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         revision=args.revision,
         trust_remote_code=args.trust_remote_code,
     )
+    if segmenter.device.type == "cpu":
+        keep_freed_memory()
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
 

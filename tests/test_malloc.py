@@ -10,8 +10,9 @@ torch.set_num_threads(1)
 if len(sys.argv) > 1:
     assert keep_freed_memory()
 def step():
-    return [torch.ones(2**22) for _ in range(16)]  # 16 MiB each
-step()
+    return [torch.ones(2**24) for _ in range(4)]  # 64 MiB each: glibc by itself maps such blocks anew each time
+for _ in range(10):  # until the heap has its size
+    step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     step()
