@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from hfseg.data_args import DataArguments, option
@@ -106,6 +107,9 @@ class SegTrainingArguments(HubArguments, TrainingArguments):
         self.batch_eval_metrics = True
         self.label_names = ["labels"]
         self.report_to = self.report_to or []
+        if self.accelerator_config is None and self.dataloader_pin_memory and torch.cuda.is_available():
+            # From pinned memory, without the host waiting for it and for all that the device has to do before.
+            self.accelerator_config = {"non_blocking": True}
         if self.torch_compile or self.torch_compile_backend or self.torch_compile_mode:
             # One graph for each shape. By itself torch.compile makes a second one that fits any, and is slower.
             os.environ.setdefault("ACCELERATE_DYNAMO_USE_DYNAMIC", "false")
@@ -219,7 +223,10 @@ def parse(
             objects.append(dtype(**{f.name: getattr(namespace, f.name) for f in dataclasses.fields(dtype) if f.init}))
         except InputError:
             raise
-        except ValueError as error:  # TrainingArguments checks its values itself
+        except OSError as error:
+            keys = [key for key, value in merged.items() if _tokens(key, value) == [f"--{key}={error.filename}"]]
+            raise InputError(f"{', '.join(keys)}: can't read {error.filename!r}: {error.strerror}.") from None
+        except (ValueError, TypeError, ImportError) as error:  # TrainingArguments checks its values itself
             raise InputError(str(error).strip().replace("\n", " ")) from None
     saved = {k: getattr(namespace, k) for k in merged if k not in RUN_ONLY_KEYS}
     return (*objects, {key: _json_value(key, value) for key, value in saved.items()})

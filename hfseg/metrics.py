@@ -50,15 +50,24 @@ def confusion_matrices(pred: torch.Tensor, labels: torch.Tensor, num_labels: int
     size = len(labels) * num_labels**2
     cell = torch.where((pred >= 0) & (pred < num_labels), cell, size + 1)
     cell = torch.where((labels >= 0) & (labels < num_labels), cell, size)
-    # Not bincount, which makes the host wait for a GPU to learn the largest cell.
-    counts = torch.zeros(size + 2, dtype=torch.int64, device=cell.device)
-    counts.index_add_(0, cell.flatten(), torch.ones_like(counts[:1]).expand(cell.numel()))
+    counts = _count(cell, size + 2)
     if check and (outside := counts[size + 1].item()):
         raise InputError(
             f"{outside} predictions are no class id; allowed are 0 to {num_labels - 1}. Compare with a model of the "
             f"same {num_labels} classes."
         )
     return counts[:size].view(-1, num_labels, num_labels)
+
+
+def _count(cell: torch.Tensor, size: int) -> torch.Tensor:
+    """(size,) int64: how often each of 0 .. size-1 is in `cell`, int64.
+
+    Not bincount, which makes the host wait for a GPU to learn the largest cell.
+    """
+    if cell.is_cuda:  # by blocks of threads: with index_add_ all wait for the few cells that most pixels are in
+        return torch.histc(cell, size, 0, size)
+    counts = torch.zeros(size, dtype=torch.int64, device=cell.device)
+    return counts.index_add_(0, cell.flatten(), torch.ones_like(counts[:1]).expand(cell.numel()))
 
 
 def confusion_matrix(pred: torch.Tensor, labels: torch.Tensor, num_labels: int, check: bool = True) -> torch.Tensor:

@@ -4,12 +4,13 @@ The weights, the optimiser's state and BatchNorm's running statistics stay as th
 the step and the learning rate's schedule go on, so that the length of a run stays what it was.
 
 On a CPU the answer is at hand. A GPU is not waited for: AdamW's fused kernels (the default there) take the flag on the
-device and leave the weights alone, and the host reads it one step later, when the next step is under way. Optimisers
-without such kernels make the host wait. With fp16, overflowing gradients are left to the gradient scaler, which skips
-such steps to find its scale; the loss is looked at.
+device and leave the weights alone, and a copy of it travels to the host, which reads it one step later, when the next
+step is under way. Optimisers without such kernels make the host wait. With fp16, overflowing gradients are left to the
+gradient scaler, which skips such steps to find its scale; the loss is looked at.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class SteadyTrainer(ResumingTrainer):
         self._losses: list[torch.Tensor] = []  # of the step's micro-batches
         self._files: list[str] = []
         self._statistics: list[tuple[torch.Tensor, torch.Tensor]] = []  # BatchNorm's, and as they were before the step
-        self._unread: list[tuple[int, torch.Tensor, list[str]]] = []  # step, flag, files
+        self._unread: list[tuple[int, Callable[[], float], list[str]]] = []  # step, its flag, files
         self._nonfinite_in_a_row = 0
         self._limit = getattr(self.args, "max_nonfinite_steps", 5)
 
@@ -62,7 +63,7 @@ class SteadyTrainer(ResumingTrainer):
         flag = flag.float()
         if self.args.world_size > 1:  # the gradients are everybody's, the losses are not
             flag = self.accelerator.reduce(flag, "sum").clamp(max=1)
-        self._unread.append((self.state.global_step + 1, flag, files))
+        self._unread.append((self.state.global_step + 1, _send_to_host(flag), files))
         optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)
         if self.defer_flag and not scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.found_inf = flag  # see torch.optim.Adam: the kernels then change nothing
@@ -93,8 +94,8 @@ class SteadyTrainer(ResumingTrainer):
             RunError: max_nonfinite_steps in a row; on all processes at the same step.
         """
         while len(self._unread) > but_the_last:
-            step, flag, files = self._unread.pop(0)
-            if not flag.item():
+            step, read_flag, files = self._unread.pop(0)
+            if not read_flag():
                 self._nonfinite_in_a_row = 0
                 continue
             self._nonfinite_in_a_row += 1
@@ -127,3 +128,18 @@ class SteadyTrainer(ResumingTrainer):
         if "loss" in logs and self.skipped_steps:
             logs["skipped_steps"] = self.skipped_steps
         super().log(logs, *args, **kwargs)
+
+
+def _send_to_host(number: torch.Tensor) -> Callable[[], float]:
+    """Begins to copy a number, and returns what reads it: `item()` alone would wait for all that a GPU has to do."""
+    if number.device.type != "cuda":
+        return number.item
+    copy = number.to("cpu", non_blocking=True)  # into pinned memory
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def read() -> float:
+        arrived.synchronize()
+        return copy.item()
+
+    return read

@@ -184,6 +184,19 @@ def test_any_value_of_any_key_parses_or_gets_one_line(recipe: dict) -> None:
             assert str(error)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("accelerator_config", False, "^accelerator_config: can't read 'False': No such file or directory.$"),
+        ("accelerator_config", {"a": 1}, "unexpected keyword argument 'a'"),
+        ("deepspeed", True, "deepspeed>=.* was not found"),
+    ],
+)
+def test_a_value_that_transformers_ends_on_gets_one_line(key: str, value: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        parse([write_recipe(tmp_path, **{key: value}), "--use_cpu", "true", "--output_dir", str(tmp_path)])
+
+
 def test_help_lists_the_options() -> None:
     command = [sys.executable, "-c", "from hfseg.args import parse; parse(['--help'])"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)

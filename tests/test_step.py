@@ -11,7 +11,10 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 
 from hfseg.checkpoints import unwrap
-from hfseg.data.transforms import build_processor
+from hfseg.data import load
+from hfseg.data.augment import Augmentation
+from hfseg.data.cache import prepare_cached
+from hfseg.data.transforms import SegTransform, build_processor
 from hfseg.errors import InputError
 from hfseg.labels import Labels
 from hfseg.models import build
@@ -155,6 +158,52 @@ def test_the_profiler_sees_a_step_that_reads(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(SegTrainer, "training_step", reading)
     few, many = (scalars_read(tmp_path / str(steps), steps) for steps in (4, 12))
     assert many - few == 16
+
+
+class NoWaiting(TrainerCallback):
+    """Any wait of the host for the GPU is an error, from the start of the third step to the end of the sixth."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 6:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"bf16": True}, {"max_grad_norm": 0.0}, {"resident_fraction": 0.0}, {"dataloader_num_workers": 2}],
+    ids=["fp32", "bf16", "no clipping", "not resident", "workers"],
+)
+@pytest.mark.parametrize("make", [tiny_segformer, convolutions])
+def test_a_gpu_is_not_waited_for(make: Any, settings: dict[str, Any], tmp_path: Path) -> None:
+    dataset, labels = load("synthetic", num_images=64)
+    processor = build_processor((32, 32))
+    augmentation = Augmentation(horizontal_flip=0.5, photometric_distortion=True)
+    transform = SegTransform(labels, processor, train=True, augmentation=augmentation)
+    cache = "none" if "dataloader_num_workers" in settings else "resized"
+    trainer = SegTrainer(
+        model=make(),
+        args=arguments(tmp_path, **(TRAINED | dict(use_cpu=False, max_steps=8, logging_steps=8) | settings)),
+        train_dataset=prepare_cached(dataset["train"], transform, cache),
+        processing_class=processor,
+        callbacks=[NoWaiting()],
+    )
+    try:
+        trainer.train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert trainer.state.global_step == 8
+    if settings == {}:  # the test sees a step that waits
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            try:
+                torch.cuda.set_sync_debug_mode("error")
+                next(trainer.model.parameters()).sum().item()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
 
 
 def test_adamw_is_fused_by_default(tmp_path: Path) -> None:
