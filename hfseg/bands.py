@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from hfseg.labels import IGNORE_INDEX
 from hfseg.metrics import confusion_matrices, confusion_matrix
 
-# Upsampled values of one band. On a CPU 8 MiB, which stays in its caches; elsewhere 128 MiB, which keeps a GPU busy.
-CPU_BAND, DEVICE_BAND = 2**21, 2**25
+# Upsampled values of one band. On a CPU 8 MiB, which stays in its caches; elsewhere 256 MiB, which keeps a GPU busy.
+CPU_BAND, DEVICE_BAND = 2**21, 2**26
 # With fewer upsampled values than this the whole is small, and the plain way is as fast or faster.
 FEW_VALUES = 2**22
 
@@ -118,7 +118,7 @@ def upsample_rows(logits: torch.Tensor, size: Sequence[int], rows: slice) -> tor
         rows: of the result, with a start and a stop.
 
     Returns:
-        (B, C, rows, W) float32, channels last; a tensor of its own.
+        (B, C, rows, W) float32, on a CPU channels last; a tensor of its own.
     """
     source = source_rows(logits.shape[2], size[0], rows, logits.device)
     return _interpolate(logits[:, :, source].float(), source.start, logits.shape[2], size, rows)
@@ -140,11 +140,44 @@ def _interpolate(source: torch.Tensor, start: int, height: int, size: Sequence[i
         above, below, share, *_ = _rows_of_resize(height, size[0], source.device)
         one, other = (source.index_select(2, index[rows] - start) for index in (above, below))
         part = torch.lerp(one, other, share[rows, None])  # (B, C, rows, w)
-    # With channels last, upsampling is twice as fast on a CPU and its gradient eight times (torch 2.14, 150 classes).
-    part = part.contiguous(memory_format=torch.channels_last)
+    if part.device.type == "cpu":
+        # Upsampling is twice as fast then, and its gradient eight times (torch 2.14, 150 classes).
+        part = part.contiguous(memory_format=torch.channels_last)
     if size[1] == source.shape[3]:
         return part.clone() if size[0] == height else part
     return F.interpolate(part, size=(rows.stop - rows.start, size[1]), mode="bilinear", align_corners=False)
+
+
+def resize_back(gradient: torch.Tensor, height: int, width: int, new_height: int, rows: slice) -> torch.Tensor:
+    """The gradient of upsampled rows as one of the logits they were made of: the transposed resize, as two products.
+
+    CUDA's own kernel adds every value to four others atomically, which takes longer than the rest of the loss.
+
+    Args:
+        gradient: (B, C, rows, W) float32.
+        height, width: of the logits.
+        new_height: H of the whole.
+        rows: of the whole that these are.
+
+    Returns:
+        (B, C, height, width) float32.
+    """
+    device = gradient.device
+    down = _resize_matrix(height, new_height, device)[rows]
+    return down.T @ (gradient @ _resize_matrix(width, gradient.shape[3], device))
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def _resize_matrix(length: int, new_length: int, device: torch.device) -> torch.Tensor:
+    """(new_length, length) float32: the shares of the old rows, or columns, in each new one."""
+    if length == new_length:
+        return torch.eye(length, device=device)
+    lower, upper, share, *_ = _rows_of_resize(length, new_length, torch.device("cpu"))
+    matrix = torch.zeros(new_length, length)
+    matrix.scatter_add_(1, lower[:, None], 1 - share[:, None])
+    matrix.scatter_add_(1, upper[:, None], share[:, None])
+    return matrix.to(device)
 
 
 @lru_cache(maxsize=64)  # kept on the device: a copy at each step would make the host wait for it
@@ -176,22 +209,27 @@ class _BandedCrossEntropy(torch.autograd.Function):
         label_smoothing: float,
         band_values: int | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        num_labels, height, size = logits.shape[1], logits.shape[2], labels.shape[-2:]
-        differentiate = ctx.needs_input_grad[0]
+        (num_labels, height, width), size = logits.shape[1:], labels.shape[-2:]
+        differentiate, by_autograd = ctx.needs_input_grad[0], logits.device.type == "cpu"
         total = torch.zeros((), device=logits.device)
         matrix = torch.zeros(num_labels, num_labels, dtype=torch.int64, device=logits.device)
         gradient = torch.zeros_like(logits, dtype=torch.float32) if differentiate else None
         for images, rows in bands(logits, size, band_values):
             part = source_rows(height, size[0], rows, logits.device)
-            with torch.set_grad_enabled(differentiate):
-                source = logits[images, :, part].detach().float().requires_grad_(differentiate)
+            with torch.set_grad_enabled(differentiate and by_autograd):
+                source = logits[images, :, part].detach().float().requires_grad_(differentiate and by_autograd)
                 upsampled = _interpolate(source, part.start, height, size, rows)
             band, truth = upsampled.detach(), labels[images, rows]
             losses, pred = _score(band, truth, weight, label_smoothing, differentiate)
             total += losses.sum()
             matrix += confusion_matrix(pred, truth, num_labels, check=False)
-            if gradient is not None:  # `band` holds it now; autograd takes it back to the rows it came from
+            if gradient is None:
+                continue
+            # `band` holds it now, and it is taken back to the rows it came from.
+            if by_autograd:
                 gradient[images, :, part] += torch.autograd.grad(upsampled, source, band)[0]
+            else:
+                gradient[images] += resize_back(band, height, width, size[0], rows)
         if gradient is not None:
             ctx.save_for_backward(gradient)
         ctx.dtype = logits.dtype

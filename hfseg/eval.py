@@ -22,6 +22,7 @@ from hfseg.logs import show_errors, start_log
 from hfseg.malloc import keep_freed_memory
 from hfseg.segmenter import Segmenter, draw_predictions
 from hfseg.trainer import SegTrainer
+from hfseg.workers import leave
 
 
 @dataclass
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     transform = SegTransform(labels, processor, resolution=eval_args.resolution)
     trainer.evaluate(prepare(part, bad.guard(transform, eval_args.split)))
     bad.share(args.device)
+    leave(trainer.accelerator)
     if not args.should_save:
         return 0
     bad.report()

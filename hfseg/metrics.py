@@ -43,12 +43,14 @@ def confusion_matrices(pred: torch.Tensor, labels: torch.Tensor, num_labels: int
         InputError: a counted pixel's prediction is outside 0 .. C-1.
     """
     assert pred.shape == labels.shape, f"prediction {tuple(pred.shape)} against labels {tuple(labels.shape)}"
-    pred, labels = pred.long(), labels.long()
-    image = torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
+    size = len(labels) * num_labels**2
+    dtype = torch.int64 if check or size > 2**30 else torch.int32  # half the memory to go through
+    pred, labels = pred.to(dtype), labels.to(dtype)
+    image = torch.arange(len(labels), device=labels.device, dtype=dtype).view(-1, 1, 1)
     cell = (image * num_labels + labels) * num_labels + pred
     # Two more cells, cut off below, take what has no place in a matrix: ignored pixels and impossible predictions.
-    size = len(labels) * num_labels**2
-    cell = torch.where((pred >= 0) & (pred < num_labels), cell, size + 1)
+    if check:
+        cell = torch.where((pred >= 0) & (pred < num_labels), cell, size + 1)
     cell = torch.where((labels >= 0) & (labels < num_labels), cell, size)
     counts = _count(cell, size + 2)
     if check and (outside := counts[size + 1].item()):
@@ -60,12 +62,12 @@ def confusion_matrices(pred: torch.Tensor, labels: torch.Tensor, num_labels: int
 
 
 def _count(cell: torch.Tensor, size: int) -> torch.Tensor:
-    """(size,) int64: how often each of 0 .. size-1 is in `cell`, int64.
+    """(size,) int64: how often each of 0 .. size-1 is in `cell`, int32 or int64.
 
     Not bincount, which makes the host wait for a GPU to learn the largest cell.
     """
     if cell.is_cuda:  # by blocks of threads: with index_add_ all wait for the few cells that most pixels are in
-        return torch.histc(cell, size, 0, size)
+        return torch.histc(cell, size, 0, size).long()
     counts = torch.zeros(size, dtype=torch.int64, device=cell.device)
     return counts.index_add_(0, cell.flatten(), torch.ones_like(counts[:1]).expand(cell.numel()))
 

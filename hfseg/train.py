@@ -43,7 +43,7 @@ from hfseg.segmenter import Segmenter, draw_predictions
 from hfseg.stops import stop_between_steps
 from hfseg.trackers import PredictionPictures, finish_trackers, prepare_trackers
 from hfseg.trainer import SegTrainer
-from hfseg.workers import follow_launcher
+from hfseg.workers import follow_launcher, leave
 
 logger = logging.getLogger("hfseg.train")  # also when this file runs as a script
 
@@ -156,9 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         finish_trackers(args)
         if args.should_save:
             finish_bundle(Path(args.output_dir) / "best", trainer, record, tests, queue)
-        # A process that leaves while another still talks to it makes that one abort.
-        trainer.accelerator.wait_for_everyone()
-        trainer.accelerator.end_training()
+        leave(trainer.accelerator)
     return 0 if queue is None else report_push(queue, args)
 
 

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hfseg import bands
-from hfseg.bands import compare_by_bands, cross_entropy_by_bands, is_large, predict_ids_by_bands, upsample_rows
+from hfseg.bands import (
+    compare_by_bands,
+    cross_entropy_by_bands,
+    is_large,
+    predict_ids_by_bands,
+    resize_back,
+    upsample_rows,
+)
 from hfseg.labels import IGNORE_INDEX
 from hfseg.losses import cross_entropy, upsample
 from hfseg.metrics import confusion_matrices, confusion_matrix, predict_ids
@@ -42,6 +49,40 @@ def batches(draw: Any) -> dict[str, Any]:
             st.sampled_from([1, num_labels * large[1] * 3, num_labels * large[0] * large[1] * 2, 10**9])
         ),
     }
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(
+    ("num_labels", "small", "large"), [(150, (16, 16), (64, 64)), (3, (7, 9), (29, 31)), (5, (8, 8), (8, 8))]
+)
+def test_a_gpu_gives_what_the_plain_form_gives_on_a_cpu(
+    num_labels: int, small: tuple[int, int], large: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    logits, weight = 4 * torch.randn(3, num_labels, *small), torch.rand(num_labels) * 3
+    labels = torch.randint(0, num_labels, (3, *large), dtype=torch.uint8)
+    labels[:, 2:9] = IGNORE_INDEX
+    for options in ({}, {"weight": weight, "label_smoothing": 0.1}):
+        plain_logits = logits.clone().requires_grad_()
+        plain = cross_entropy(plain_logits, labels, **options)
+        expected = gradient(plain, plain_logits)
+        for values in (num_labels * large[1] * 3, 10**9):
+            there = logits.cuda().requires_grad_()
+            loss, matrix = cross_entropy_by_bands(there, labels.cuda(), **options, band_values=values)
+            torch.testing.assert_close(loss.cpu(), plain, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(gradient(loss, there).cpu(), expected, rtol=1e-5, atol=1e-6)
+            assert matrix.sum() == (labels != IGNORE_INDEX).sum()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.tuples(*[st.integers(1, 9)] * 2), st.tuples(*[st.integers(1, 37)] * 2), st.data())
+def test_the_gradient_goes_back_through_the_transposed_resize(small: Any, large: Any, data: Any) -> None:
+    """What a GPU does by two products of matrices, against autograd."""
+    top = data.draw(st.integers(0, large[0] - 1))
+    rows = slice(top, data.draw(st.integers(top + 1, large[0])))
+    logits, band = torch.randn(2, 3, *small, requires_grad=True), torch.randn(2, 3, rows.stop - top, large[1])
+    expected = torch.autograd.grad(upsample(logits, large)[:, :, rows], logits, band)[0]
+    torch.testing.assert_close(resize_back(band, *small, large[0], rows), expected, rtol=1e-5, atol=1e-5)
 
 
 def gradient(loss: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
