@@ -98,7 +98,8 @@ def alone(way: str, epochs: int, extra: list[str]) -> None:
 
 
 def train_ours(epochs: int, folder: str, processes: int, one_thread: bool, extra: list[str]) -> dict[str, float]:
-    environment = os.environ | {"HF_DATASETS_CACHE": f"{folder}/cache", "PYTHONPATH": str(ROOT)}
+    search = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"HF_DATASETS_CACHE": f"{folder}/cache", "PYTHONPATH": search}
     if one_thread:
         environment["OMP_NUM_THREADS"] = "1"
     batch = ["--per_device_train_batch_size", str(BATCH // processes), "--per_device_eval_batch_size", "64"]
