@@ -85,3 +85,25 @@ def test_a_step_that_is_not_finite_on_one_process_is_skipped_on_both(tmp_path: P
     for end in (first["end"], second["end"]):
         assert end["everywhere"] and "in 2 steps in a row, up to step 3" in end["message"]
         assert end["message"].count(".jpg") == 4  # of both processes
+
+
+LEAVING = """
+import sys
+sys.setswitchinterval(1000)  # Python's lock changes hands only where a thread waits
+
+import torch
+from accelerate import Accelerator
+from hfseg.workers import leave
+
+accelerator = Accelerator(cpu=True)
+for _ in range(20):
+    gathered = accelerator.gather(torch.ones(1000))
+leave(accelerator)
+"""
+
+
+def test_gloo_frees_what_it_gathered_before_python_ends(tmp_path: Path) -> None:
+    """Without `leave`, every other such pair of processes aborts (Python 3.11, torch 2.14)."""
+    script = tmp_path / "leaving.py"
+    script.write_text(LEAVING)
+    run_child([*TWO, str(script)])

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from test_trainer import KeepGradients, arguments, batch_of, native_samples, norms_in_eval, tiny_segformer
 
 from hfseg.trainer import SegTrainer
+from hfseg.workers import leave
 
 out, batch_size = Path(sys.argv[1]), int(sys.argv[2])
 model = norms_in_eval(tiny_segformer())
@@ -38,3 +39,4 @@ if trainer.is_world_process_zero():
         "eval_loss": metrics["eval_loss"],
     }
     torch.save(result, out)
+leave(trainer.accelerator)

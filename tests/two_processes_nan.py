@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from test_nonfinite import train
 
 from hfseg.errors import RunError
+from hfseg.workers import leave
 
 out, rank = Path(sys.argv[1]), PartialState(cpu=True).process_index
 result = {}
@@ -26,3 +27,4 @@ try:
 except RunError as error:
     result["end"] = {"message": str(error), "everywhere": error.everywhere}
 torch.save(result, out / f"rank{rank}.pt")
+leave(trainer.accelerator)
