@@ -136,6 +136,8 @@ class SegTrainingArguments(HubArguments, TrainingArguments):
         prefetch, self.dataloader_num_workers = self.dataloader_prefetch_factor, self.dataloader_num_workers or 0
         if self.chooses_workers:  # stock arguments allow a prefetch factor only beside a number of workers
             self.dataloader_prefetch_factor = None
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # transformers refuses bf16 on a CPU that it was not told of
         super().__post_init__()
         self.dataloader_prefetch_factor = prefetch
         # One process drives one device; several are started by accelerate, never by torch.nn.DataParallel.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -195,6 +196,12 @@ def test_any_value_of_any_key_parses_or_gets_one_line(recipe: dict) -> None:
 def test_a_value_that_transformers_ends_on_gets_one_line(key: str, value: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         parse([write_recipe(tmp_path, **{key: value}), "--use_cpu", "true", "--output_dir", str(tmp_path)])
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="bf16 needs no other word there")
+def test_bf16_needs_no_other_word_on_a_cpu(tmp_path: Path) -> None:
+    *_, args, recipe = parse([write_recipe(tmp_path, bf16=True), "--output_dir", str(tmp_path)])
+    assert args.bf16 and args.device.type == "cpu" and recipe == {"bf16": True}
 
 
 def test_help_lists_the_options() -> None:
