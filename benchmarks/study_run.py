@@ -1,10 +1,10 @@
 """The study's run: SegFormer-B0 from scratch, pets at 64 x 64, batch 64, fp32, with evaluation every two epochs.
 
-Stock is transformers' Trainer with per-sample transforms, the faster of the image processor and torchvision v2; on a
-GPU all 30 epochs run instead of 10, and torchvision v2 also with a worker process for each core, kept from epoch to epoch. Ours is
-`hfseg train recipes/segformer_pets.json --cache resized` with all that belongs to it: the best bundle with its card is
-written too. Both save a checkpoint when they evaluate (the recipe's own default is each epoch). Each is a process of
-its own. The time of stock is that of train(); ours begins before the first image is read into the cache.
+Stock is transformers' Trainer with per-sample transforms, the faster of the image processor and torchvision v2. On a
+GPU, all 30 epochs run instead of 10, and torchvision v2 also with a worker process for each core, kept through epochs.
+Ours is `hfseg train recipes/segformer_pets.json --cache resized` with all that belongs to it: the best bundle with its
+card is written too. Both save a checkpoint when they evaluate (the recipe's own default is each epoch). Each is a
+process of its own. The time of stock is that of train(); ours begins before the first image is read into the cache.
 
 `--alone` runs one of them. Ours takes further options: `--alone ours --bf16 true`.
 """
