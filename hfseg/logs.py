@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from hfseg.errors import EXIT_CODE_FILE, InputError, RunError, Stopped, first_line
+from hfseg.workers import let_gloo_finish
 
 
 def show_errors(command: Callable[..., int], argv: Sequence[str] | None = None) -> int:
@@ -53,6 +54,7 @@ def _end(line: str, code: int, *, everywhere: bool = False, told: bool = False) 
     path = os.environ.get(EXIT_CODE_FILE)
     if int(os.environ.get("RANK", "0")) == 0 and not (told and path):
         tqdm.write(f"hfseg: error: {line}", file=sys.stderr)  # on a line of its own, below a bar
+    let_gloo_finish()
     if path is None or told:
         return code
     Path(path).write_text(str(code), encoding="utf-8")

@@ -49,9 +49,16 @@ def leave(accelerator: Any) -> None:
     """
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    if accelerator.num_processes > 1 and sys.version_info < (3, 14):
-        # Gloo's threads need Python's lock to free what was gathered last, and one that still waits for it when Python
-        # ends aborts the process. Nobody can see whether they are done; they take microseconds once they may.
+    let_gloo_finish()
+
+
+def let_gloo_finish() -> None:
+    """The last thing that one of several processes does.
+
+    Gloo's threads need Python's lock to free what was gathered last. One that still waits for it when Python ends
+    aborts the process, before Python 3.14. Nobody can see whether they are done: they take microseconds once they may.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and sys.version_info < (3, 14):
         time.sleep(0.5)
 
 
