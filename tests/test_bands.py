@@ -74,15 +74,17 @@ def test_a_gpu_gives_what_the_plain_form_gives_on_a_cpu(
             assert matrix.sum() == (labels != IGNORE_INDEX).sum()
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(st.tuples(*[st.integers(1, 9)] * 2), st.tuples(*[st.integers(1, 37)] * 2), st.data())
 def test_the_gradient_goes_back_through_the_transposed_resize(small: Any, large: Any, data: Any) -> None:
     """What a GPU does by two products of matrices, against autograd."""
     top = data.draw(st.integers(0, large[0] - 1))
     rows = slice(top, data.draw(st.integers(top + 1, large[0])))
+    torch.manual_seed(top)
     logits, band = torch.randn(2, 3, *small, requires_grad=True), torch.randn(2, 3, rows.stop - top, large[1])
     expected = torch.autograd.grad(upsample(logits, large)[:, :, rows], logits, band)[0]
-    torch.testing.assert_close(resize_back(band, *small, large[0], rows), expected, rtol=1e-5, atol=1e-5)
+    # Up to 37 x 37 values are added, in another order.
+    torch.testing.assert_close(resize_back(band, *small, large[0], rows), expected, rtol=1e-5, atol=1e-4)
 
 
 def gradient(loss: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
