@@ -54,11 +54,11 @@ def _end(line: str, code: int, *, everywhere: bool = False, told: bool = False) 
     path = os.environ.get(EXIT_CODE_FILE)
     if int(os.environ.get("RANK", "0")) == 0 and not (told and path):
         tqdm.write(f"hfseg: error: {line}", file=sys.stderr)  # on a line of its own, below a bar
+    tell = path is not None and not told
+    if tell:
+        Path(str(path)).write_text(str(code), encoding="utf-8")
     let_gloo_finish()
-    if path is None or told:
-        return code
-    Path(path).write_text(str(code), encoding="utf-8")
-    return 0 if everywhere else code
+    return 0 if tell and everywhere else code
 
 
 FILE_LOGGER = "hfseg.file"  # what the log file has and the screen shows in another way
