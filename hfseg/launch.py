@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from hfseg.topology import Topology
 
 # Options of `accelerate launch` that are taken here; every other --key belongs to the recipe.
-LAUNCHER_OPTIONS = ("num_processes", "config_file", "machine_rank", "main_process_ip", "main_process_port")
+LAUNCHER_OPTIONS = {
+    "num_processes": "Number of processes, one a GPU; unset: one for each GPU, or one.",
+    "config_file": "A file of accelerate, as those in recipes/accelerate.",
+    "machine_rank": "Which of several machines this is, from 0.",
+    "main_process_ip": "Address of machine 0.",
+    "main_process_port": "A free port there.",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     launcher, recipe_argv = split_launcher_options(argv)
     if not recipe_argv or recipe_argv[0].startswith("--") and "--help" not in recipe_argv:
         raise InputError("Which recipe? Give one first: hfseg train recipes/segformer_pets.json [--key value ...].")
+    if {"-h", "--help"} & set(recipe_argv):
+        print("\n".join(f"  --{name:28} {text}" for name, text in LAUNCHER_OPTIONS.items()))
     topology = plan_launch(launcher)
     gc.disable()  # as in hfseg.cli
     import hfseg.train
@@ -58,7 +66,7 @@ def plan_launch(launcher: dict[str, str]) -> "Topology":
         raise InputError(f"num_processes is {given!r}; give a number of processes, 1 or more.")
     from hfseg.topology import plan_topology
 
-    machines = {name: value for name, value in launcher.items() if name in LAUNCHER_OPTIONS[2:]}
+    machines = {name: value for name, value in launcher.items() if name in list(LAUNCHER_OPTIONS)[2:]}
     return plan_topology(None if given is None else int(given), launcher.get("config_file"), machines)
 
 

@@ -252,3 +252,22 @@ def test_an_unknown_command_names_the_known() -> None:
     assert result.returncode == 2 and "Did you mean 'train'" in result.stderr
     assert run("--version").stdout.startswith("hfseg 0.")
     assert all(name in run("--help").stdout for name in ("train", "eval", "predict"))
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("train", ("hfseg train RECIPE.json", "--num_processes", "--lr_gamma")),
+        ("eval", ("hfseg eval MODEL", "--resolution", "--data_dir")),
+        ("predict", ("hfseg predict MODEL", "--batch_size")),
+        ("check", ("hfseg check", "--data_dir")),
+        ("push", ("hfseg push RUN_DIR", "--message")),
+        ("models", ("list the models",)),
+        ("study", ("hfseg study STUDY.json", "--only")),
+        ("report", ("hfseg report", "--output_dir")),
+    ],
+)
+def test_each_command_tells_of_its_options(command: str, words: tuple[str, ...]) -> None:
+    result = run(command, "--help")
+    assert result.returncode == 0 and not result.stderr, result.stderr
+    assert all(word in result.stdout for word in words)
