@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # ---- model -> options ----
     argv = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(argv):
-        parse(["--help"], (DataArguments, EvalArguments))
+        parse(["--help"], (DataArguments, EvalArguments))  # prints them, and ends
     if not argv or argv[0].startswith("--"):
         raise InputError("Which model? Give a folder or a Hub id first: hfseg eval runs/pets/best --dataset pets.")
     source = argv.pop(0)

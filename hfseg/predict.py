@@ -42,7 +42,7 @@ class PredictArguments:
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(argv):
-        parse(["--help"], (PredictArguments,))
+        parse(["--help"], (PredictArguments,))  # prints them, and ends
     first_option = next((i for i, token in enumerate(argv) if token.startswith("--")), len(argv))
     source, *inputs = argv[:first_option] or [""]
     if not inputs:
