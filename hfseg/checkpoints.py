@@ -20,6 +20,7 @@ from hfseg.errors import InputError
 from hfseg.files import flush, write_whole
 from hfseg.manifest import find_damage, write_manifest
 from hfseg.sharded import load_weights
+from hfseg.strict_json import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,27 @@ def find_checkpoint(output_dir: str | Path, resume: str | None) -> str | None:
             f"{resume} is no checkpoint to resume from ({damage}): give a checkpoint-<step> folder, or auto."
         )
     return resume
+
+
+def check_same_run(output_dir: str | Path, recipe: dict[str, Any]) -> None:
+    """A run that goes on has the data set and the size that its best model was made with.
+
+    Raises:
+        InputError: one of them is another; the model's card would tell of both.
+    """
+    file = Path(output_dir) / "best" / "recipe.json"
+    if not file.is_file():
+        return
+    earlier = parse_json(file.read_text(encoding="utf-8"), file)
+    for key in ("dataset", "image_size"):  # the weights of another model would not fit
+        old, new = earlier.get(key), recipe.get(key)
+        # 64 and 64 x 64 are one size.
+        one, other = ([value] * 2 if isinstance(value, int) else value for value in (old, new))
+        if old is not None and new is not None and one != other:
+            raise InputError(
+                f"The run in {output_dir} has {key} {old}, but {new} was given. Leave it as it was to go on with that "
+                "run, or give another output_dir."
+            )
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:

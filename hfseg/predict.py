@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     written = map_ahead(write, results, ahead=args.batch_size)
     for _ in tqdm(written, total=len(files), unit="image", dynamic_ncols=True):
         pass
-    print(f"{len(files)} images segmented: {output_dir}/<name>_mask.png (class ids) and <name>_overlay.png")
+    count = f"{len(files)} image{'s' if len(files) > 1 else ''}"
+    print(f"{count} segmented: {output_dir}/<name>_mask.png (class ids) and <name>_overlay.png")
     return 0
 
 

@@ -18,7 +18,7 @@ from hfseg.args import DataArguments, SegTrainingArguments, parse
 from hfseg.bundle import read_bundle
 from hfseg.callbacks import BadSampleCallback, BestBundleCallback, EpochCallback, ProgressCallback
 from hfseg.card import RunRecord
-from hfseg.checkpoints import find_checkpoint, prepare_output_dir, reload_weights, unwrap, write_json
+from hfseg.checkpoints import check_same_run, find_checkpoint, prepare_output_dir, reload_weights, unwrap, write_json
 from hfseg.data import limit, load
 from hfseg.data.augment import Augmentation
 from hfseg.data.bad_samples import BadSamples
@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     start_log(args)
     if repo is not None and args.resume_from_hub:
         checkpoint = fetch_checkpoint(repo, args)
+    if checkpoint is not None:
+        check_same_run(args.output_dir, recipe)
     keep_global_batch(args, checkpoint)
     prepare_trackers(args)
     if args.device.type == "cpu":
@@ -146,6 +148,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.info(
             f"{model_args.model} on {data_args.dataset}: {sizes} images of {image_size[0]} x {image_size[1]} pixels"
         )
+        if checkpoint is not None:
+            logger.info(f"goes on from {checkpoint}")
+        elif (args.resume_from_checkpoint or "").lower() in ("auto", "true"):
+            logger.info(f"there is no whole checkpoint in {args.output_dir}: starts afresh")
         with stop_between_steps(trainer):
             trainer.train(resume_from_checkpoint=checkpoint)
         record.seconds = time.perf_counter() - start

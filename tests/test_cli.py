@@ -108,6 +108,21 @@ def test_a_finished_run_can_be_resumed_and_stays(trained: Path) -> None:
     result = run("train", *QUICK, "--output_dir", trained, "--resume_from_checkpoint", "auto")
     assert result.returncode == 0, result.stderr
     assert (trained / "best" / "metrics.json").read_text() == before
+    assert f"goes on from {trained / 'checkpoint-'}" in result.stderr
+
+
+def test_a_run_that_goes_on_keeps_its_size(trained: Path) -> None:
+    before = (trained / "best" / "README.md").read_text()
+    result = run("train", *QUICK, "--image_size", "48", "--output_dir", trained, "--resume_from_checkpoint", "auto")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+    assert "has image_size 32, but 48 was given" in result.stderr
+    assert (trained / "best" / "README.md").read_text() == before
+
+
+def test_a_run_without_a_checkpoint_says_that_it_starts_afresh(tmp_path: Path) -> None:
+    few = ["--max_steps", "1", "--output_dir", tmp_path / "run", "--resume_from_checkpoint", "auto"]
+    result = run("train", *QUICK, *few)
+    assert result.returncode == 0 and "starts afresh" in result.stderr, result.stderr
 
 
 def test_without_validation_the_last_model_is_kept(tmp_path: Path) -> None:
