@@ -57,7 +57,8 @@ def _end(line: str, code: int, *, everywhere: bool = False, told: bool = False) 
     tell = path is not None and not told
     if tell:
         Path(str(path)).write_text(str(code), encoding="utf-8")
-    let_gloo_finish()
+    if everywhere:  # one that ends alone gets a SIGTERM of the launcher meanwhile
+        let_gloo_finish()
     return 0 if tell and everywhere else code
 
 
