@@ -50,7 +50,7 @@ def run(options: Options) -> list[dict[str, Any]]:
                 model(pixel_values=pixels)
 
         theirs = stock.build_trainer(
-            model, folder, None, part.with_transform(stock.by_torchvision(SIZE, stock.camvid_ids)),
+            build_model(labels), folder, None, part.with_transform(stock.by_torchvision(SIZE, stock.camvid_ids)),
             per_device_eval_batch_size=BATCH, use_cpu=not CUDA,
         )  # fmt: skip
         theirs.remove_callback(PrinterCallback)
@@ -76,17 +76,21 @@ def load_images(count: int) -> tuple[Any, Labels]:
     return concatenate_datasets([part] * -(-count // len(part))).select(range(count)), labels
 
 
+def build_model(labels: Labels) -> Any:
+    torch.manual_seed(0)
+    return build("segformer-b0", labels, weights="scratch", image_size=SIZE)
+
+
 def build_ours(folder: str, part: Any, labels: Labels, model: Any = None, cache: str = "resized") -> SegTrainer:
     import datasets
 
     datasets.config.HF_DATASETS_CACHE = folder  # type: ignore[assignment]
     processor = build_processor(SIZE)
-    torch.manual_seed(0)
     args = SegTrainingArguments(
         output_dir=folder, per_device_eval_batch_size=BATCH, eval_strategy="no", use_cpu=not CUDA, disable_tqdm=True
     )
     trainer = SegTrainer(
-        model or build("segformer-b0", labels, weights="scratch", image_size=SIZE),
+        model or build_model(labels),
         args,
         eval_dataset=prepare_cached(part, SegTransform(labels, processor), cache),
         processing_class=processor,

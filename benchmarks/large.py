@@ -31,6 +31,7 @@ from hfseg.data.transforms import SegTransform, build_processor
 from hfseg.labels import Labels
 from hfseg.losses import cross_entropy
 from hfseg.models import build
+from hfseg.models.segformer_head import reorder_decode_head
 from hfseg.trainer import SegTrainer
 
 MODELS = {"segformer-b0": 32, "segformer-b2": 16, "fcn_resnet50": 16}  # batch
@@ -100,6 +101,7 @@ def time_steps(
 ) -> float:
     form = torch.channels_last if name.startswith("fcn") else torch.contiguous_format
     model: Any = make_model(name, labels, side).to(DEVICE, memory_format=form).train()
+    reorder_decode_head(model)  # as SegTrainer does
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     step_model = torch.compile(model, dynamic=False) if CUDA else model
     pixels = torch.randn(batch, 3, side, side, device=DEVICE).contiguous(memory_format=form)

@@ -154,11 +154,13 @@ def time_steps() -> float:
 
     from hfseg.losses import cross_entropy
     from hfseg.malloc import keep_freed_memory
+    from hfseg.models.segformer_head import reorder_decode_head
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         keep_freed_memory()  # as hfseg train does
     model = build_model().to(device).train()
+    reorder_decode_head(model)  # as SegTrainer does
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01, amsgrad=True, fused=True)
     pixels = torch.randn(BATCH, 3, SIDE, SIDE, device=device)
     labels = torch.randint(0, 3, (BATCH, SIDE, SIDE), dtype=torch.uint8, device=device)

@@ -5,7 +5,6 @@ Upsampled logits (B, C, H, W) are the largest tensors of a training step: 1.2 Gi
 """
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,7 +12,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hfseg.labels import IGNORE_INDEX
-from hfseg.metrics import confusion_matrices, confusion_matrix
+from hfseg.metrics import confusion_matrices, confusion_matrix, predict_ids
+from hfseg.upsampling import interpolate_rows, resize_back, source_rows, upsample_rows
 
 # Upsampled values of one band. On a CPU 8 MiB, which stays in its caches; elsewhere 256 MiB, which keeps a GPU busy.
 CPU_BAND, DEVICE_BAND = 2**21, 2**26
@@ -77,13 +77,18 @@ def compare_by_bands(
         weight = weight.to(logits.device, torch.float32)
     matrices = torch.zeros(len(logits), num_labels, num_labels, dtype=torch.int64, device=logits.device)
     sums = torch.zeros(len(logits), device=logits.device)
+    options: Any = dict(weight=weight, label_smoothing=label_smoothing, ignore_index=IGNORE_INDEX, reduction="none")
     with torch.autocast(logits.device.type, enabled=False):
         for images, rows in bands(logits, labels.shape[-2:], band_values):
             band = upsample_rows(logits[images], labels.shape[-2:], rows)
             truth = labels[images, rows]
-            losses, pred = _score(band, truth, weight, label_smoothing, differentiate=False)
-            matrices[images] += confusion_matrices(pred, truth, num_labels, check=False)
-            sums[images] += losses.sum((1, 2))
+            matrices[images] += confusion_matrices(predict_ids(band), truth, num_labels, check=False)
+            if band.is_contiguous():
+                losses = F.cross_entropy(band, truth.long(), **options).flatten(1)
+            else:
+                by_pixel = band.permute(0, 2, 3, 1).flatten(0, 2)  # (pixels, C)
+                losses = F.cross_entropy(by_pixel, truth.long().flatten(), **options).view(len(band), -1)
+            sums[images] += losses.sum(1)
     return matrices, sums
 
 
@@ -92,7 +97,7 @@ def predict_ids_by_bands(logits: torch.Tensor, size: Sequence[int], band_values:
     """The most likely class of each pixel at `size`: logits (B, C, h, w) to (B, H, W) int64."""
     ids = torch.empty(len(logits), *size, dtype=torch.int64, device=logits.device)
     for images, rows in bands(logits, size, band_values):
-        ids[images, rows] = upsample_rows(logits[images], size, rows).max(1).indices
+        ids[images, rows] = predict_ids(upsample_rows(logits[images], size, rows))
     return ids
 
 
@@ -107,96 +112,6 @@ def bands(logits: torch.Tensor, size: Sequence[int], band_values: int | None = N
     for first in range(0, num_images, images):
         for top in range(0, height, rows):
             yield slice(first, min(first + images, num_images)), slice(top, min(top + rows, height))
-
-
-def upsample_rows(logits: torch.Tensor, size: Sequence[int], rows: slice) -> torch.Tensor:
-    """`upsample(logits, size)[:, :, rows]` in float32, computed from those rows of the logits that it needs.
-
-    Args:
-        logits: (B, C, h, w).
-        size: (H, W) of the whole.
-        rows: of the result, with a start and a stop.
-
-    Returns:
-        (B, C, rows, W) float32, on a CPU channels last; a tensor of its own.
-    """
-    source = source_rows(logits.shape[2], size[0], rows, logits.device)
-    return _interpolate(logits[:, :, source].float(), source.start, logits.shape[2], size, rows)
-
-
-def source_rows(height: int, new_height: int, rows: slice, device: torch.device) -> slice:
-    """The rows of the logits that some upsampled rows are made of."""
-    if height == new_height:
-        return rows
-    *_, first, last = _rows_of_resize(height, new_height, device)
-    return slice(first[rows.start], last[rows.stop - 1] + 1)
-
-
-def _interpolate(source: torch.Tensor, start: int, height: int, size: Sequence[int], rows: slice) -> torch.Tensor:
-    """Some upsampled rows from the rows of the logits, `start` onwards of `height`, that they are made of."""
-    if size[0] == height:
-        part = source
-    else:
-        above, below, share, *_ = _rows_of_resize(height, size[0], source.device)
-        one, other = (source.index_select(2, index[rows] - start) for index in (above, below))
-        part = torch.lerp(one, other, share[rows, None])  # (B, C, rows, w)
-    if part.device.type == "cpu":
-        # Upsampling is twice as fast then, and its gradient eight times (torch 2.14, 150 classes).
-        part = part.contiguous(memory_format=torch.channels_last)
-    if size[1] == source.shape[3]:
-        return part.clone() if size[0] == height else part
-    return F.interpolate(part, size=(rows.stop - rows.start, size[1]), mode="bilinear", align_corners=False)
-
-
-def resize_back(gradient: torch.Tensor, height: int, width: int, new_height: int, rows: slice) -> torch.Tensor:
-    """The gradient of upsampled rows as one of the logits they were made of: the transposed resize, as two products.
-
-    CUDA's own kernel adds every value to four others atomically, which takes longer than the rest of the loss.
-
-    Args:
-        gradient: (B, C, rows, W) float32.
-        height, width: of the logits.
-        new_height: H of the whole.
-        rows: of the whole that these are.
-
-    Returns:
-        (B, C, height, width) float32, with the precision that float32 products have (`tf32`).
-    """
-    device = gradient.device
-    down = _resize_matrix(height, new_height, device)[rows]
-    return down.T @ (gradient @ _resize_matrix(width, gradient.shape[3], device))
-
-
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
-def _resize_matrix(length: int, new_length: int, device: torch.device) -> torch.Tensor:
-    """(new_length, length) float32: the shares of the old rows, or columns, in each new one."""
-    if length == new_length:
-        return torch.eye(length, device=device)
-    lower, upper, share, *_ = _rows_of_resize(length, new_length, torch.device("cpu"))
-    matrix = torch.zeros(new_length, length)
-    matrix.scatter_add_(1, lower[:, None], 1 - share[:, None])
-    matrix.scatter_add_(1, upper[:, None], share[:, None])
-    return matrix.to(device)
-
-
-@lru_cache(maxsize=64)  # kept on the device: a copy at each step would make the host wait for it
-@torch.inference_mode(False)
-def _rows_of_resize(
-    height: int, new_height: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[int], list[int]]:
-    """Where the rows of a bilinear resize come from, in float32 as torch computes it (align_corners=False).
-
-    Returns:
-        For each new row the row above and the row below it, int64, and the share of the row below, float32; the first
-        two also as lists, which the host reads without waiting.
-    """
-    scale = torch.tensor(float(height)) / new_height
-    centre = ((torch.arange(new_height) + 0.5) * scale - 0.5).clamp(min=0)
-    lower = centre.long().clamp(max=height - 1)
-    upper = (lower + 1).clamp(max=height - 1)
-    share = (centre - lower).clamp(0, 1)
-    return lower.to(device), upper.to(device), share.to(device), lower.tolist(), upper.tolist()
 
 
 class _BandedCrossEntropy(torch.autograd.Function):
@@ -218,9 +133,9 @@ class _BandedCrossEntropy(torch.autograd.Function):
             part = source_rows(height, size[0], rows, logits.device)
             with torch.set_grad_enabled(differentiate and by_autograd):
                 source = logits[images, :, part].detach().float().requires_grad_(differentiate and by_autograd)
-                upsampled = _interpolate(source, part.start, height, size, rows)
+                upsampled = interpolate_rows(source, part.start, height, size, rows)
             band, truth = upsampled.detach(), labels[images, rows]
-            losses, pred = _score(band, truth, weight, label_smoothing, differentiate)
+            losses, pred = _score(band, truth, weight, label_smoothing)
             total += losses.sum()
             matrix += confusion_matrix(pred, truth, num_labels, check=False)
             if gradient is None:
@@ -248,9 +163,8 @@ def _score(
     labels: torch.Tensor,
     weight: torch.Tensor | None,
     label_smoothing: float,
-    differentiate: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss and prediction of each pixel; `band` is overwritten, by the gradient of the losses' sum where it is wanted.
+    """Loss and prediction of each pixel; `band` is overwritten by the gradient of the losses' sum.
 
     With a target t (B, C, rows, W) as torch defines it, of sum T over the classes, the loss of a pixel is
     T log(sum exp z) - sum t z, and its gradient T softmax(z) - t.
@@ -279,9 +193,8 @@ def _score(
     band.exp_()
     exponentials = band.sum(1)
     losses = (losses + total * exponentials.log()).masked_fill(ignored, 0)
-    if differentiate:
-        band *= (total / exponentials)[:, None]
-        band.scatter_add_(1, truth[:, None], -hard[:, None])
-        if label_smoothing:
-            band.addcmul_(-soft, (~ignored[:, None]).float())
+    band *= (total / exponentials)[:, None]
+    band.scatter_add_(1, truth[:, None], -hard[:, None])
+    if label_smoothing:
+        band.addcmul_(-soft, (~ignored[:, None]).float())
     return losses, pred[:, 0]

@@ -62,10 +62,9 @@ def confusion_matrices(pred: torch.Tensor, labels: torch.Tensor, num_labels: int
 
 
 def _count(cell: torch.Tensor, size: int) -> torch.Tensor:
-    """(size,) int64: how often each of 0 .. size-1 is in `cell`, int32 or int64.
-
-    Not bincount, which makes the host wait for a GPU to learn the largest cell.
-    """
+    """(size,) int64: how often each of 0 .. size-1 is in `cell`, int32 or int64."""
+    if cell.device.type == "cpu":  # elsewhere the host would wait to learn the largest cell
+        return torch.bincount(cell.flatten(), minlength=size)
     if cell.is_cuda:  # by blocks of threads: with index_add_ all wait for the few cells that most pixels are in
         return torch.histc(cell, size, 0, size).long()
     counts = torch.zeros(size, dtype=torch.int64, device=cell.device)

@@ -21,6 +21,7 @@ from hfseg.files import save_figure
 from hfseg.images import read_image, read_mask
 from hfseg.labels import Labels, build_palette, class_names
 from hfseg.losses import upsample
+from hfseg.models.segformer_head import reorder_decode_head
 from hfseg.pictures import overlay
 from hfseg.plots import plot_predictions
 
@@ -59,8 +60,9 @@ class Segmenter:
     Args:
         bundle: model and image processor.
         device: unset: the first CUDA or MPS device, else the CPU.
-        dtype: of the model's weights and activations; unset: float32, which gives the same masks everywhere and equals
-            transformers' pipeline. torch.bfloat16 is faster on GPUs that have it, and moves a few pixels at borders.
+        dtype: of the model's weights and activations; unset: float32, which gives the masks of transformers' pipeline,
+            but for a pixel in a million where two classes tie. torch.bfloat16 is faster on GPUs that have it, and moves
+            a few pixels at borders.
 
     Attributes:
         names: the classes, in the order of their ids.
@@ -73,6 +75,7 @@ class Segmenter:
         self.device = torch.device(device or _best_device())
         model: Any = bundle.model
         self.model = model.to(self.device, dtype).eval()
+        reorder_decode_head(self.model)
         self.processor, self.dtype = bundle.processor, dtype
         self.names = class_names(model.config)
         given = getattr(model.config, "palette", None) or build_palette(len(self.names))

@@ -18,6 +18,7 @@ from hfseg.inputs import InputTrainer
 from hfseg.labels import IGNORE_INDEX, class_names
 from hfseg.losses import cross_entropy, upsample
 from hfseg.metrics import SegMetric, confusion_matrix, predict_ids
+from hfseg.models.segformer_head import reorder_decode_head
 from hfseg.nonfinite import SteadyTrainer
 from hfseg.workers import WorkerInit
 
@@ -54,6 +55,7 @@ class SegTrainer(MatrixEvaluation, InputTrainer, SteadyTrainer):
     ) -> None:
         self.class_names = class_names(model.config)
         self.num_labels = len(self.class_names)
+        reorder_decode_head(model)
         if args.world_size > 1 and args.device.type == "cuda" and getattr(args, "sync_batchnorm", True):
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         if getattr(args, "channels_last", False):

@@ -15,20 +15,19 @@ from hfseg.bands import (
     cross_entropy_by_bands,
     is_large,
     predict_ids_by_bands,
-    resize_back,
-    upsample_rows,
 )
 from hfseg.labels import IGNORE_INDEX
 from hfseg.losses import cross_entropy, upsample
 from hfseg.metrics import confusion_matrices, confusion_matrix, predict_ids
 from hfseg.trainer import SegTrainer
+from hfseg.upsampling import upsample_rows
 from tests.test_trainer import arguments, batch_of, norms_in_eval, tiny_segformer
 
 
 @st.composite
 def batches(draw: Any) -> dict[str, Any]:
     """Logits and labels of any two sizes, with any options."""
-    num_images, num_labels = draw(st.integers(1, 3)), draw(st.integers(2, 6))
+    num_images, num_labels = draw(st.integers(1, 3)), draw(st.sampled_from([2, 3, 4, 5, 6, 20]))
     small = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
     large = draw(st.one_of(st.just(small), st.tuples(st.integers(1, 37), st.integers(1, 37))))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
@@ -72,19 +71,6 @@ def test_a_gpu_gives_what_the_plain_form_gives_on_a_cpu(
             torch.testing.assert_close(loss.cpu(), plain, rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(gradient(loss, there).cpu(), expected, rtol=1e-5, atol=1e-6)
             assert matrix.sum() == (labels != IGNORE_INDEX).sum()
-
-
-@settings(max_examples=60)
-@given(st.tuples(*[st.integers(1, 9)] * 2), st.tuples(*[st.integers(1, 37)] * 2), st.data())
-def test_the_gradient_goes_back_through_the_transposed_resize(small: Any, large: Any, data: Any) -> None:
-    """What a GPU does by two products of matrices, against autograd."""
-    top = data.draw(st.integers(0, large[0] - 1))
-    rows = slice(top, data.draw(st.integers(top + 1, large[0])))
-    torch.manual_seed(top)
-    logits, band = torch.randn(2, 3, *small, requires_grad=True), torch.randn(2, 3, rows.stop - top, large[1])
-    expected = torch.autograd.grad(upsample(logits, large)[:, :, rows], logits, band)[0]
-    # Up to 37 x 37 values are added, in another order.
-    torch.testing.assert_close(resize_back(band, *small, large[0], rows), expected, rtol=1e-5, atol=1e-4)
 
 
 def gradient(loss: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,20 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 # A module may import those of its own floor and of the floors before it; data and models share one, but not each other.
 FLOORS = [
     {"ahead", "errors", "labels", "files", "malloc", "manifest", "sharded", "strict_json", "workers"},
-    {"images", "losses", "metrics", "bands", "mean_iou", "roc", "plots", "logs", "hub_errors", "card_text", "pictures"},
+    {
+        "images",
+        "losses",
+        "metrics",
+        "bands",
+        "upsampling",
+        "mean_iou",
+        "roc",
+        "plots",
+        "logs",
+        "hub_errors",
+        "card_text",
+        "pictures",
+    },
     {"data", "models"},
     {"bundle"},
     {
