@@ -74,6 +74,9 @@ class SegTrainer(MatrixEvaluation, InputTrainer, SteadyTrainer):
         kwargs.setdefault("data_collator", collate_for(args.device))
         kwargs.setdefault("compute_metrics", self._sum_matrices)
         super().__init__(model=model, args=args, **kwargs)
+        if self.accelerator.ddp_handler is not None:
+            # Gradients lie where they are exchanged: not copied there and back, and not held twice.
+            self.accelerator.ddp_handler.gradient_as_bucket_view = True
         self.model_accepts_loss_kwargs = True  # older releases read this instead of loss_is_scaled_for_ga
         self.pixel_loss = loss
         self.class_weights = None if class_weights is None else class_weights.float().to(args.device)
