@@ -80,6 +80,9 @@ class MatrixEvaluation(Trainer):
         return {key: value for key, value in metrics.items() if value is not None}  # None: the class is nowhere
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        if self.args.world_size > 1:
+            for buffer in self.model.buffers():  # what BatchNorm has counted: the first process' is saved
+                torch.distributed.broadcast(buffer, 0)
         self.eval_metric.reset()
         self._eval_loss = torch.zeros(2, dtype=torch.float64)
         with _cache_kept():

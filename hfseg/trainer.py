@@ -71,6 +71,8 @@ class SegTrainer(MatrixEvaluation, InputTrainer, SteadyTrainer):
         if args.ddp_find_unused_parameters is None:
             # Searching costs each step; only auxiliary heads (UperNet, BEiT, Data2Vec) stay out of this loss.
             args.ddp_find_unused_parameters = any("auxiliary" in name for name, _ in model.named_modules())
+        if args.ddp_broadcast_buffers is None:
+            args.ddp_broadcast_buffers = False  # training doesn't read what BatchNorm counts; evaluation broadcasts it
         kwargs.setdefault("data_collator", collate_for(args.device))
         kwargs.setdefault("compute_metrics", self._sum_matrices)
         super().__init__(model=model, args=args, **kwargs)

@@ -69,6 +69,19 @@ def test_mixed_precision_of_accelerate_reaches_the_model(one: dict[str, Any], tm
 
 
 @pytest.mark.slow
+def test_all_processes_evaluate_with_the_norms_of_the_first(tmp_path: Path) -> None:
+    """Each has counted those of its own images; the first's are the ones that are saved."""
+    run_child([*TWO, str(CHILD.with_name("two_processes_norms.py")), str(tmp_path)])
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    name = "decode_head.batch_norm.running_mean"
+    assert first["before"][name].std() > 0 and not torch.equal(first["before"][name], second["before"][name])
+    seen = [*first["seen"], *second["seen"]]
+    assert len(seen) == 2
+    for buffers in seen:
+        assert buffers and all(torch.equal(buffer, first["before"][key]) for key, buffer in buffers.items())
+
+
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_on_one_process_is_skipped_on_both(tmp_path: Path) -> None:
     run_child([*TWO, str(CHILD.with_name("two_processes_nan.py")), str(tmp_path)])
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
