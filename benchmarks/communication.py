@@ -1,7 +1,7 @@
 """What two processes say to each other at each step: bytes of gradients, and the time that exchanging them takes.
 
-Two processes on this machine, over gloo on a CPU and NCCL on GPUs; DistributedDataParallel as Trainer uses it. Time is
-that of a step which exchanges gradients over that of one which does not (no_sync).
+Two processes on this machine, over gloo on a CPU and NCCL on GPUs; DistributedDataParallel as SegTrainer uses it. Time
+is that of a step which exchanges gradients over that of one which does not (no_sync).
 
 python -m benchmarks.communication
 """
@@ -23,6 +23,7 @@ from benchmarks.measure import ROOT, machine
 from hfseg.labels import Labels
 from hfseg.losses import cross_entropy
 from hfseg.models import build
+from hfseg.models.segformer_head import reorder_decode_head
 
 MODELS = {"segformer-b0": 8, "fcn_resnet50": 2, "timm/tf_efficientnet_lite0": 8}  # images of a process
 SIDE, STEPS = 128, 8
@@ -51,7 +52,9 @@ def compare_steps(name: str) -> None:
     rank = distributed.get_rank()
     device = torch.device("cuda", rank) if cuda else torch.device("cpu")
     torch.manual_seed(rank)
-    model: Any = DistributedDataParallel(build(name, Labels(["a", "b", "c"]), weights="scratch").to(device))
+    network = build(name, Labels(["a", "b", "c"]), weights="scratch").to(device)
+    reorder_decode_head(network)
+    model: Any = DistributedDataParallel(network, gradient_as_bucket_view=True, broadcast_buffers=False)
     sent = [0]
 
     def count(state: Any, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
