@@ -81,6 +81,7 @@ class MatrixEvaluation(Trainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         if self.args.world_size > 1:
+            assert self.model is not None
             for buffer in self.model.buffers():  # what BatchNorm has counted: the first process' is saved
                 torch.distributed.broadcast(buffer, 0)
         self.eval_metric.reset()

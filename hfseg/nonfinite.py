@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import get_total_norm
 
 from hfseg.checkpoints import unwrap
 from hfseg.errors import GO_ON, RunError
@@ -48,10 +49,18 @@ class SteadyTrainer(ResumingTrainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Called between the gradients of a whole step and the optimiser."""
+        if grad_norm is None and self._gradients_are_plain():
+            # Trainer clips them to infinity, which multiplies every one of them by 1.
+            grad_norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if not self.is_deepspeed_enabled:  # which has a check of its own
             self._look_at_step(model, norm)
         return norm
+
+    def _gradients_are_plain(self) -> bool:
+        """Neither sharded nor scaled."""
+        whole = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+        return self.accelerator.distributed_type in whole and self.accelerator.scaler is None
 
     def _look_at_step(self, model: nn.Module, norm: Any) -> None:
         losses, self._losses = self._losses, []

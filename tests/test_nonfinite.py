@@ -13,7 +13,7 @@ from hfseg.trainer import SegTrainer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_run import list_differences
-from test_trainer import arguments, batch_of, tiny_segformer
+from test_trainer import KeepGradients, arguments, batch_of, tiny_segformer
 
 
 class KeepState(TrainerCallback):
@@ -87,3 +87,14 @@ def test_with_accumulation_the_whole_step_is_skipped(tmp_path: Path) -> None:
     _, keep = train(tmp_path, {1: "gradient"}, **settings)
     assert not list_differences(keep.states[0][1], keep.states[1][1])
     assert list_differences(keep.states[1][1], keep.states[2][1])
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.01])
+def test_the_norm_in_the_log_is_that_of_the_gradients_before_clipping(clip: float, tmp_path: Path) -> None:
+    keep = KeepGradients()
+    args = arguments(tmp_path, max_steps=1, max_grad_norm=clip)
+    trainer = SegTrainer(tiny_segformer(), args, train_dataset=batch_of(4), callbacks=[keep])
+    trainer.train()
+    norm = torch.cat([gradient.flatten() for gradient in keep.gradients.values()]).norm().item()
+    logged = trainer.state.log_history[0]["grad_norm"]
+    assert logged > 0.1 and norm == pytest.approx(clip or logged, rel=1e-3)
