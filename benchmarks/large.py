@@ -91,6 +91,7 @@ def make_model(name: str, labels: Labels, side: int) -> Any:
 def count_flops(name: str, labels: Labels, side: int) -> float:
     """Of one image, forward and backward."""
     model = make_model(name, labels, side).train()
+    reorder_decode_head(model)  # as SegTrainer does
     with FlopCounterMode(display=False) as counter:
         model(pixel_values=torch.randn(2, 3, side, side)).logits.sum().backward()
     return counter.get_total_flops() / 2

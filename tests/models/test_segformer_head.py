@@ -105,13 +105,13 @@ def test_inference_takes_it_and_other_models_stay() -> None:
     assert [type(module) for module in other.modules()] == kinds
 
 
-@pytest.mark.parametrize("name, share", [("segformer-b0", 0.6), ("segformer-b2", 0.5)])
+@pytest.mark.parametrize("name, share", [("segformer-b0", 0.4), ("segformer-b2", 0.4)])
 def test_it_multiplies_less(name: str, share: float) -> None:
     model: Any = build(name, LABELS).eval()
     counts = []
     for _ in range(2):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(pixel_values=torch.zeros(1, 3, 128, 128))
+            model(pixel_values=torch.zeros(1, 3, 256, 256))
         counts.append(counter.get_total_flops())
         reorder_decode_head(model)
     assert counts[1] < share * counts[0]
