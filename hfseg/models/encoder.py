@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from hfseg.errors import InputError
+from hfseg.errors import InputError, near_names
 from hfseg.hub_errors import describe_hub_error
 from hfseg.models.state_dicts import UNLOADABLE, WEIGHT_SUFFIXES, copy_weights, match_names, one_line, read_state_dict
 
@@ -70,6 +70,8 @@ def load_encoder(model: PreTrainedModel, source: str | Path, *, trust_remote_cod
         given = _read_checkpoint(model, str(folder), trust_remote_code)
     elif path.suffix in WEIGHT_SUFFIXES or str(source).startswith((".", "/", "~")) or str(source).count("/") > 1:
         raise InputError(f"weights: there is no file or folder {source}. Correct the path, or give --weights scratch.")
+    elif "/" not in str(source) and (near := near_names(str(source), ("scratch", "pretrained", "imagenet"))):
+        raise InputError(f"weights: there is no file or folder {source}.{near}")  # the Hub isn't asked for a slip
     else:
         given = _read_checkpoint(model, str(source), trust_remote_code)
     return copy_weights(find_encoder(model), given, str(source))
