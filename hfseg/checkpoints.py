@@ -86,16 +86,17 @@ def find_checkpoint(output_dir: str | Path, resume: str | None) -> str | None:
 
 
 def check_same_run(output_dir: str | Path, recipe: dict[str, Any]) -> None:
-    """A run that goes on has the data set and the size that its best model was made with.
+    """A run that goes on has the data set, the size and the optimiser's settings that its best model was made with.
 
     Raises:
-        InputError: one of them is another; the model's card would tell of both.
+        InputError: one of them is another; the model's card would tell of what was not so.
     """
     file = Path(output_dir) / "best" / "recipe.json"
     if not file.is_file():
         return
     earlier = parse_json(file.read_text(encoding="utf-8"), file)
-    for key in ("dataset", "image_size"):  # the weights of another model would not fit
+    # The weights of another model would not fit; the optimiser's settings come back with the checkpoint.
+    for key in ("dataset", "image_size", "learning_rate", "weight_decay"):
         old, new = earlier.get(key), recipe.get(key)
         # 64 and 64 x 64 are one size.
         one, other = ([value] * 2 if isinstance(value, int) else value for value in (old, new))

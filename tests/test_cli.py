@@ -111,11 +111,12 @@ def test_a_finished_run_can_be_resumed_and_stays(trained: Path) -> None:
     assert f"goes on from {trained / 'checkpoint-'}" in result.stderr
 
 
-def test_a_run_that_goes_on_keeps_its_size(trained: Path) -> None:
+@pytest.mark.parametrize(("key", "value"), [("image_size", "48"), ("learning_rate", "0.5")])
+def test_a_run_that_goes_on_keeps_its_settings(key: str, value: str, trained: Path) -> None:
     before = (trained / "best" / "README.md").read_text()
-    result = run("train", *QUICK, "--image_size", "48", "--output_dir", trained, "--resume_from_checkpoint", "auto")
+    result = run("train", *QUICK, f"--{key}", value, "--output_dir", trained, "--resume_from_checkpoint", "auto")
     assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
-    assert "has image_size 32, but 48 was given" in result.stderr
+    assert f"has {key} " in result.stderr and f", but {value} was given" in result.stderr
     assert (trained / "best" / "README.md").read_text() == before
 
 
