@@ -296,7 +296,7 @@ def test_wrong_weights_give_one_line(
         ("timm/resnet19", {}, "resnet18"),
         ("timm/resnet18.nothing", {}, "gives no feature maps: Invalid pretrained tag"),
         ("./absent", {}, "There is no model"),
-        ("segformer-b0", {"weights": "scrach"}, "Did you mean 'scratch'"),
+        ("segformer-b0", {"weights": "scratchh"}, "Did you mean 'scratch'"),
         ("timm/resnet18", {"weights": "pretraind"}, "Did you mean 'pretrained'"),
         ("segformer-b0", {"freeze": "all"}, "none and encoder"),
         ("segformer-b0", {"aux_loss": True}, "no auxiliary head"),
